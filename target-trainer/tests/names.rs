@@ -365,13 +365,15 @@ fn a_twin_of_a_queued_job_is_told_by_submit_and_by_the_next_daemon() {
     let entry_of_id = root.path().join("queue/processing").join(&id);
     std::fs::rename(&entry, &entry_of_id).unwrap();
     let job = serde_json::json!({
-        "id": id, "name": "a\\u{200b}.jsonl", "file": "a\u{200b}.jsonl", "samples": 1, "order": 1
+        "id": &id, "name": "a\\u{200b}.jsonl", "file": "a\u{200b}.jsonl", "samples": 1, "order": 7
     });
     std::fs::write(entry_of_id.join("job.json"), job.to_string()).unwrap();
     let said = submit(&root, "a.jsonl", 1);
     assert!(said.contains("the name `a.jsonl` looks like `a\\u{200b}.jsonl`"), "{said}");
     let output = root.drain();
     assert_eq!(output.matches("they differ in invisible characters").count(), 1, "{output}");
+    let finished = output.lines().find(|line| line.starts_with("finished job")).unwrap();
+    assert!(finished.contains(&id), "the job that was queued before comes first: {output}");
 }
 
 fn blake3_of(data: &[u8]) -> String {

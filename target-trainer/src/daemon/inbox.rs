@@ -324,7 +324,7 @@ impl Inbox {
             durable::remove_tree(copy.temporary())?;
             return self.reject_file(&copy.name, copy.identity, &[], &message, config);
         }
-        let job = copy.describe(queue.next_order(), base, &config.settings.recipe)?;
+        let job = copy.describe(queue.next_order(config)?, base, &config.settings.recipe)?;
         let known = match config.settings.guards.known_jobs {
             true => jobs::known(&config.layout, &job)?,
             false => Known::No,
@@ -336,13 +336,14 @@ impl Inbox {
             durable::remove_tree(copy.temporary())?;
             (config.print_line)(&format!("duplicate {}: the same content as job {}", job.name, job.id));
         } else {
+            // Not after the rename: a daemon that is killed in between would never say it.
+            queue.tell_twins(config, &job.id, &copy.name, true);
             durable::rename(copy.temporary(), &config.layout.processing().join(&job.id))?;
             queue.insert(&job);
             (config.print_line)(&format!(
                 "accepted job {}: {} samples from {}",
                 job.id, job.samples, job.name
             ));
-            queue.tell_twins(config, &job.id, &copy.name, true);
             if let Some(text) = copy.unknown_keys().text() {
                 (config.print_line)(&format!("job {}: {text}", job.id));
             }

@@ -126,9 +126,15 @@ impl JobQueue {
         }
     }
 
-    /// Order of the next job that comes in.
-    pub(super) fn next_order(&self) -> u64 {
-        self.next_order.max(1)
+    /// Order of the next job that comes in: after all that are in the queue.
+    ///
+    /// # Errors
+    /// If the directory was not read yet, and can't be.
+    pub(super) fn next_order(&mut self, config: &DaemonConfig<'_>) -> Result<u64, FileError> {
+        if self.last_listed.is_none() {
+            self.refresh(config)?;
+        }
+        Ok(self.next_order.max(1))
     }
 
     /// The first job, after a look at the directory if none is known.
