@@ -14,9 +14,9 @@ fault!(
     LimitsDraft {
         /// How many files, sockets and pipes each process may have open, at least 3: EMFILE.
         open_files: Option<Spanned<u32>>,
-        /// How many processes and threads the target may have together, at least 1: EAGAIN. Those that run
-        /// already stay, however many they are.
-        processes: Option<Spanned<u32>>,
+        /// How many processes and threads the target may have together: EAGAIN. A negative number counts from how
+        /// many it has then: with `-3`, three fewer. Those that run already stay, however many they are.
+        processes: Option<Spanned<i32>>,
         /// Up to which size a process may write a file: EFBIG, and the signal XFSZ.
         file_size: Option<ByteSize>,
     }
@@ -28,9 +28,18 @@ pub enum ResourceLimit {
     /// Open files of each process.
     OpenFiles(u32),
     /// Processes and threads of the whole target.
-    Processes(u32),
+    Processes(ProcessCount),
     /// The size of a file that is written.
     FileSize(ByteSize),
+}
+
+/// How many processes and threads there may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProcessCount {
+    /// At least 1.
+    AtMost(u32),
+    /// So many fewer than there are when the fault is injected, at least 1.
+    Fewer(u32),
 }
 
 /// Gives the target less of a resource.
@@ -54,7 +63,13 @@ impl CheckEffect for LimitsDraft {
             limits.push(ResourceLimit::OpenFiles(max.value));
         }
         if let Some(max) = processes {
-            limits.push(ResourceLimit::Processes(checker.require_positive(max, "processes")));
+            limits.push(ResourceLimit::Processes(match max.value {
+                count @ 1.. => ProcessCount::AtMost(count.unsigned_abs()),
+                count => ProcessCount::Fewer(count.unsigned_abs()),
+            }));
+            if max.value == 0 {
+                checker.problems.push(max.problem("`processes` must not be 0"));
+            }
         }
         limits.extend(file_size.map(ResourceLimit::FileSize));
         let [limit] = limits[..] else {
@@ -65,7 +80,7 @@ impl CheckEffect for LimitsDraft {
                     "for several limits, write several faults `limits`",
                 );
             }
-            return Limits { limit: ResourceLimit::Processes(1) };
+            return Limits { limit: ResourceLimit::Processes(ProcessCount::AtMost(1)) };
         };
         Limits { limit }
     }
@@ -75,7 +90,12 @@ impl EffectSpec for Limits {
     fn describe(&self) -> String {
         match self.limit {
             ResourceLimit::OpenFiles(max) => format!("at most {max} open files in each process"),
-            ResourceLimit::Processes(max) => format!("at most {max} processes and threads"),
+            ResourceLimit::Processes(ProcessCount::AtMost(max)) => {
+                format!("at most {max} processes and threads")
+            }
+            ResourceLimit::Processes(ProcessCount::Fewer(by)) => {
+                format!("{by} fewer processes and threads than there are")
+            }
             ResourceLimit::FileSize(max) => format!("no file larger than {} bytes", max.0),
         }
     }

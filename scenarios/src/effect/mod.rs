@@ -59,7 +59,7 @@ pub use gpu_call::{GpuError, GpuFlipBit, GpuFragment, GpuHang, GpuOverwrite};
 pub use gpu_injection::{GpuCallTrigger, GpuInjection};
 pub use gpu_state::GpuState;
 pub use http_request::{ClientAct, HttpRequest};
-pub use limits::{Limits, ResourceLimit};
+pub use limits::{Limits, ProcessCount, ResourceLimit};
 pub use measurements::Measurements;
 pub use memory_limit::{MemoryCap, MemoryLimit};
 pub use plant::{FileEncoding, Plant, PlantedContent, PlantedFile, SpecialFile, WriteStyle};

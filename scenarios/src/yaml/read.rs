@@ -181,14 +181,22 @@ impl<'a> NodeDeserializer<'a> {
             text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok())?
         })
     }
+
+    fn signed(self) -> Result<i64, ReadError> {
+        self.plain("a whole number", |text| {
+            let digits = text.strip_prefix('-').unwrap_or(text);
+            digits.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok())?
+        })
+    }
 }
 
 macro_rules! numbers {
-    ($($method:ident $visit:ident $type:ty),*) => {
+    ($read:ident: $($method:ident $visit:ident $type:ty),*) => {
         $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ReadError> {
-            let number = self.unsigned()?;
+            let number = self.$read()?;
+            let side = if number > 0 { "large" } else { "small" };
             let number = <$type>::try_from(number)
-                .map_err(|_| ReadError::new(format!("{number} is too large")).at(self.node))?;
+                .map_err(|_| ReadError::new(format!("{number} is too {side}")).at(self.node))?;
             visitor.$visit(number).map_err(|error: ReadError| error.at(self.node))
         })*
     };
@@ -198,10 +206,15 @@ impl<'de> Deserializer<'de> for NodeDeserializer<'_> {
     type Error = ReadError;
 
     numbers!(
+        unsigned:
         deserialize_u8 visit_u8 u8,
         deserialize_u16 visit_u16 u16,
         deserialize_u32 visit_u32 u32,
-        deserialize_u64 visit_u64 u64,
+        deserialize_u64 visit_u64 u64
+    );
+
+    numbers!(
+        signed:
         deserialize_i8 visit_i8 i8,
         deserialize_i16 visit_i16 i16,
         deserialize_i32 visit_i32 i32,

@@ -52,8 +52,8 @@ impl InjectableFault for LimitedUse {
         }
         match (self.of_each_process(), self.limit) {
             (Some(limit), _) => context.sandbox.limit_each_process(limit)?,
-            (None, ResourceLimit::Processes(max)) => {
-                let active = context.sandbox.limit_processes(max)?;
+            (None, ResourceLimit::Processes(count)) => {
+                let active = context.sandbox.limit_processes(count)?;
                 let active = active.ok_or_else(|| {
                     FaultError::Workload("the number of processes can't be limited here: no cgroup".into())
                 })?;
@@ -75,8 +75,9 @@ impl InjectableFault for LimitedUse {
             ResourceLimit::FileSize(_) => {
                 reaction.ended_by_sigxfsz.then(|| "SIGXFSZ ended the target".to_owned())
             }
-            ResourceLimit::Processes(max) => {
-                let refusals = self.processes.as_ref()?.refusals();
+            ResourceLimit::Processes(_) => {
+                let active = self.processes.as_ref()?;
+                let (refusals, max) = (active.refusals(), active.max());
                 let times = if refusals == 1 { "one start".into() } else { format!("{refusals} starts") };
                 (refusals > 0)
                     .then(|| format!("{times} of a process or thread refused, as there may be {max} at most"))
@@ -112,8 +113,10 @@ impl InjectableFault for LimitedUse {
             ResourceLimit::FileSize(max) => {
                 format!("no call below the root failed with EFBIG; files may have {} bytes", max.0)
             }
-            ResourceLimit::Processes(max) => {
-                format!("no start of a process or thread was refused; there may be {max} at most")
+            ResourceLimit::Processes(_) => {
+                let max =
+                    self.processes.as_ref().map(|active| format!("; there may be {} at most", active.max()));
+                format!("no start of a process or thread was refused{}", max.unwrap_or_default())
             }
         }
     }

@@ -221,6 +221,12 @@ impl ProcessCgroup {
         std::fs::write(self.dir.join("pids.max"), text)
     }
 
+    /// How many processes and threads there are.
+    pub(super) fn count(&self) -> std::io::Result<u32> {
+        let text = std::fs::read_to_string(self.dir.join("pids.current"))?;
+        text.trim().parse().map_err(std::io::Error::other)
+    }
+
     /// How often a process or thread could not be started because of the limit. `None`: it can't be read.
     pub(super) fn refusals(&self) -> Option<u64> {
         let text = std::fs::read_to_string(self.dir.join("pids.events")).ok()?;

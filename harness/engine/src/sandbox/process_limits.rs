@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::libc;
+use scenarios::ProcessCount;
 
 use super::cgroup::{CgroupVersion, ProcessCgroup};
 use super::error::SandboxError;
@@ -81,15 +82,28 @@ fn for_all(processes: SandboxProcesses, set: impl Fn(i32) -> Result<(), Errno>) 
 /// A limit on the number of processes and threads, in effect. Dropping it removes the limit.
 pub struct ActiveProcessCount {
     cgroup: Arc<ProcessCgroup>,
+    max: u32,
     refusals_before: u64,
 }
 
 impl ActiveProcessCount {
-    pub(super) fn limit(cgroup: Arc<ProcessCgroup>, max: u32) -> Result<ActiveProcessCount, SandboxError> {
+    pub(super) fn limit(
+        cgroup: Arc<ProcessCgroup>,
+        count: ProcessCount,
+    ) -> Result<ActiveProcessCount, SandboxError> {
         let refusals_before = cgroup.refusals().unwrap_or(0);
-        let limited = cgroup.write_limit(Some(max));
-        limited.map_err(SandboxError::system("limit the number of processes"))?;
-        Ok(ActiveProcessCount { cgroup, refusals_before })
+        let limited = match count {
+            ProcessCount::AtMost(max) => Ok(max),
+            ProcessCount::Fewer(by) => cgroup.count().map(|now| now.saturating_sub(by).max(1)),
+        };
+        let limited = limited.and_then(|max| cgroup.write_limit(Some(max)).map(|()| max));
+        let max = limited.map_err(SandboxError::system("limit the number of processes"))?;
+        Ok(ActiveProcessCount { cgroup, max, refusals_before })
+    }
+
+    /// How many there may be.
+    pub fn max(&self) -> u32 {
+        self.max
     }
 
     /// The mechanism that enforces the limit.

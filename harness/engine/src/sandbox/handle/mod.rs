@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::ScopedJoinHandle;
 
 use nix::sys::statvfs::statvfs;
-use scenarios::SandboxHint;
+use scenarios::{ProcessCount, SandboxHint};
 
 use super::cgroup::{Controller, MemoryCgroup, ProcessCgroup};
 use super::error::SandboxError;
@@ -415,9 +415,9 @@ impl Sandbox {
     ///
     /// # Errors
     /// If the limit can't be set.
-    pub fn limit_processes(&self, max: u32) -> Result<Option<ActiveProcessCount>, SandboxError> {
+    pub fn limit_processes(&self, count: ProcessCount) -> Result<Option<ActiveProcessCount>, SandboxError> {
         let cgroup = self.parts.process_cgroup.as_ref();
-        cgroup.map(|cgroup| ActiveProcessCount::limit(Arc::clone(cgroup), max)).transpose()
+        cgroup.map(|cgroup| ActiveProcessCount::limit(Arc::clone(cgroup), count)).transpose()
     }
 
     /// Limits a resource of each process of the target: of those that run, and of those that are started until
