@@ -354,6 +354,7 @@ const TRAINER: &ArrowTable = &[
             "durable",
             "file_error",
             "locks",
+            "names",
             "plain_text",
             "settings",
             "store",

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Query, Request, State};
+use axum::extract::{Query, RawQuery, Request, State};
 use axum::http::header::{
     ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, RETRY_AFTER,
     WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
@@ -15,6 +15,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use http_body_util::BodyExt;
+use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use tokio::sync::Semaphore;
 
@@ -26,6 +27,7 @@ use super::token::Token;
 use super::upload::{UploadError, UploadSpec, upload};
 use crate::file_error::chain;
 use crate::locks::LockExt;
+use crate::names::NameProblem;
 use crate::plain_text::shown;
 use crate::settings::{Guards, Settings};
 use crate::store::RootLayout;
@@ -212,9 +214,15 @@ struct JobQuery {
 async fn add_job(
     State(app): State<MonitorApp>,
     Query(query): Query<JobQuery>,
+    RawQuery(raw_query): RawQuery,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
+    // Decoded, bytes that are no text were replaced, and the file would get a name that nobody has sent.
+    if percent_decode_str(&raw_query.unwrap_or_default()).decode_utf8().is_err() {
+        let refused = SubmissionError::Name { name: query.name, problem: NameProblem::NotUtf8 };
+        return upload_failed(&UploadError::Submission(refused));
+    }
     let SharedApp { layout, guards, upload_bytes, uploads, .. } = &*app.shared;
     let max_bytes = guards.request_limits.then_some(*upload_bytes);
     let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());

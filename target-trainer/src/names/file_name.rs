@@ -16,6 +16,9 @@ pub enum NameProblem {
     Empty,
     #[error("it has a NUL")]
     Nul,
+    /// Only where a name must be a text: [`check_name`] takes any bytes.
+    #[error("it is not UTF-8")]
+    NotUtf8,
     #[error("it has a `/`")]
     Separator,
     #[error("it means a directory")]

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use crate::bounded_read::read_regular;
-use crate::names::{TwinNames, is_ignored, is_job_id};
+use crate::names::{NameKeys, TwinNames, is_ignored, is_job_id};
 use crate::store::RootLayout;
 
 /// Files of the inbox, and jobs of the queue, that are looked at.
@@ -34,7 +34,10 @@ pub(super) fn twin_file(layout: &RootLayout, name: &OsStr) -> Option<TwinNames> 
         let JobFile { name, file } = serde_json::from_slice(&bytes).ok()?;
         Some(OsString::from(file.unwrap_or(name)))
     });
-    inbox.take(MAX_COMPARED).chain(job_files).find_map(|other| TwinNames::of(name, &other))
+    let keys = NameKeys::of(name);
+    let mut others = inbox.take(MAX_COMPARED).chain(job_files);
+    let twin = others.find(|other| other != name && NameKeys::of(other).look_alike(&keys))?;
+    TwinNames::of(name, &twin)
 }
 
 fn names_in(dir: &Path) -> impl Iterator<Item = OsString> + use<> {

@@ -10,6 +10,7 @@ mod intake_trouble;
 mod lifecycle;
 mod maintenance;
 mod monitor;
+mod names;
 mod supervision;
 #[path = "../support/trainer_root.rs"]
 mod trainer_root;

@@ -1,12 +1,6 @@
 //! Holds every place where a name comes from outside against one table: the inbox, `submit`, HTTP, manifests, indexes
 //! of shards, the cache of the Hugging Face hub, and ids of jobs. No two places may decide differently.
 
-#![expect(clippy::unwrap_used, reason = "a test fails at the first unexpected value")]
-
-#[expect(dead_code, reason = "this test uses a part of it")]
-#[path = "support/trainer_root.rs"]
-mod trainer_root;
-
 use std::ffi::OsStr;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -14,10 +8,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use crate::trainer_root::{
+    PROGRAM, TrainerRoot, all_output, daemon_command, run, sorted_names, text, wait_for,
+};
 use target_trainer::consolidate::check_request;
 use target_trainer::model::{BaseCheck, BaseModel};
 use target_trainer::store::{Manifest, RootLayout};
-use trainer_root::{PROGRAM, TrainerRoot, all_output, daemon_command, run, sorted_names, text, wait_for};
 
 /// A name, and what it means everywhere.
 struct Row {
@@ -158,6 +154,15 @@ fn http_decides_by_the_table() {
         assert_eq!(status, if row.submitted.is_some() { 201 } else { 400 }, "{:?} {body}", row.name);
         assert_eq!(body["file"].as_str(), row.submitted.as_deref(), "{:?} {body}", row.name);
     }
+    // Nor does it make a name of bytes that are no text, as little as `submit` does.
+    let request = post("no-text", &token, "{\n").replace("%6e%6f", "%ff");
+    let (status, body) = status_and_body(&address, request.as_bytes());
+    assert!(status == 400 && body.contains("it is not UTF-8"), "{status} {body}");
+    let no_text = root.dir.path().join(OsStr::from_bytes(b"\xff"));
+    std::fs::write(&no_text, "").unwrap();
+    let output = Command::new(PROGRAM).args(["submit", root.path_str()]).arg(&no_text).output().unwrap();
+    assert!(output.status.code() == Some(2) && all_output(&output).contains("not UTF-8"), "{output:?}");
+    std::fs::remove_file(no_text).unwrap();
     assert_eq!(sorted_names(root.dir.path()), ["root", "stdout"]);
 }
 
