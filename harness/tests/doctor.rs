@@ -35,6 +35,7 @@ fn doctor_prints_a_line_for_each_mechanism() {
     [mark] memory-cgroup          [detail]
     [mark] process-cgroup         [detail]
     [mark] inotify                [detail]
+    [mark] landlock               [detail]
     [mark] simulated-gpu          [detail]
     [mark] real-gpu               [detail]
     ");

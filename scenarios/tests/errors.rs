@@ -122,6 +122,19 @@ fn each_kind_of_mistake_in_a_file_of_proc_has_its_own_error() {
     insta::assert_snapshot!(faults.map(fault_error).concat());
 }
 
+#[test]
+fn each_kind_of_mistake_in_a_policy_has_its_own_error() {
+    let faults = [
+        "landlock: {}",
+        "landlock: {deny: []}",
+        "landlock: {deny: [make-directory]}",
+        "landlock: {deny: make-dir}",
+        "landlock: {deny: [make-dir, make-dir]}",
+        "landlock: {deny: [make-dir], when: {step: 3}}",
+    ];
+    insta::assert_snapshot!(faults.map(fault_error).concat());
+}
+
 /// The error of a scenario with this fault, which expects these answers.
 fn answers_error(fault: &str, answers: &str) -> String {
     let text = format!(

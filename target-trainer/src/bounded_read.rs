@@ -8,6 +8,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 
+use crate::denial::{Access, explained};
 use crate::progress::ProgressReader;
 
 /// Opens a regular file for reading.
@@ -39,7 +40,7 @@ fn open(path: &Path, flags: i32) -> std::io::Result<File> {
         Err(error) if error.raw_os_error() == Some(Errno::ENXIO as i32) => {
             return Err(not_regular("a socket"));
         }
-        file => file?,
+        file => file.map_err(|error| explained(error, path, Access::Read))?,
     };
     match file.metadata()?.file_type() {
         kind if kind.is_file() => Ok(file),

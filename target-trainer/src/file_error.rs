@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::path::{Path, PathBuf};
 
+use crate::denial::{Access, explained};
+
 /// A file operation that failed.
 #[derive(Debug, thiserror::Error)]
 #[error("could not {doing} `{path}`", path = .path.display())]
@@ -15,10 +17,13 @@ pub struct FileError {
     pub source: std::io::Error,
 }
 
-/// Adds to an I/O error what was done, and to which file.
+/// Adds to the I/O error of reading a file or a directory what was done, and to which file.
 pub(crate) fn file_error(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> FileError {
     let path = path.to_path_buf();
-    move |source| FileError { doing, path, source }
+    move |source| {
+        let source = explained(source, &path, Access::Read);
+        FileError { doing, path, source }
+    }
 }
 
 /// The text of an error with its causes, `outer: inner`. A cause that the text already has is not repeated:

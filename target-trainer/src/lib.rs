@@ -6,7 +6,8 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | `exit`, `file_error`, `locks`, `random` | exit codes, file errors, locks, random numbers |
+//! | `exit`, `locks`, `random` | exit codes, locks, random numbers |
+//! | `denial`, `file_error` | who may have denied an access; file errors |
 //! | `local_time`, `day_logs` | the local date; log files by day |
 //! | `progress`, `bounded_read` | what a heartbeat counts; reads that never hang |
 //! | `plain_text`, `names` | texts from outside, safe to print; names of files that come from outside |
@@ -32,6 +33,7 @@ pub mod consolidate;
 pub mod daemon;
 /// Log files by day.
 pub mod day_logs;
+mod denial;
 /// Numerical operations on the CPU and on CUDA GPUs, and the health of a GPU.
 pub mod device;
 /// The only code that writes files.

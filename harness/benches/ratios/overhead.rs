@@ -74,7 +74,7 @@ pub(crate) fn training_overhead() -> Vec<Row> {
                 ..FilterOptions::default()
             });
             let counter = CallCounter::new(&root);
-            let serve = |listener| drop(serve_notifications(listener, watched, counter));
+            let serve = |listener, rules| drop(serve_notifications(listener, watched, counter, rules));
             sandbox.spawn_filtered(&launch, program, [null(), null()], serve).unwrap()
         } else {
             sandbox.spawn(&launch).unwrap()

@@ -1,7 +1,7 @@
 //! Trainwreck's engine: runs a trainer in a sandbox, injects faults, and judges how it recovers. It prints
 //! nothing: it emits events and returns values.
 //!
-//! From the ground up: `file_error`, `locks`, `seccomp` and `announcements` serve all others. `sandbox`, `gate`, `judge` and
+//! From the ground up: `file_error`, `locks`, `seccomp`, `landlock` and `announcements` serve all others. `sandbox`, `gate`, `judge` and
 //! `observe` know none of their neighbours. Above them are `explore`, `plan`, `target`, `gpu` and `faults`,
 //! then `run`.
 
@@ -19,6 +19,8 @@ pub mod gate;
 pub mod gpu;
 /// Derives outcomes and verdicts from recorded facts.
 pub mod judge;
+/// Rules of Landlock, under which a sandbox starts programs and the gate makes calls.
+pub mod landlock;
 /// Access to a mutex whose holder may have panicked.
 pub mod locks;
 /// Events of a run, and who receives them.

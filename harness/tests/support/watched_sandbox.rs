@@ -113,8 +113,8 @@ impl WatchedSandbox {
                 &self.launch(argv),
                 build_filter(options),
                 [their_stdout, their_stderr],
-                |listener| {
-                    supervisor = Some(serve_notifications(listener, watched, Arc::clone(handler)));
+                |listener, rules| {
+                    supervisor = Some(serve_notifications(listener, watched, Arc::clone(handler), rules));
                 },
             )
             .unwrap();

@@ -22,6 +22,7 @@ mod gpu_injection;
 mod gpu_state;
 mod http_request;
 pub(crate) mod keys;
+mod landlock;
 mod limits;
 mod measurements;
 mod memory_limit;
@@ -59,6 +60,7 @@ pub use gpu_call::{GpuError, GpuFlipBit, GpuFragment, GpuHang, GpuOverwrite};
 pub use gpu_injection::{GpuCallTrigger, GpuInjection};
 pub use gpu_state::GpuState;
 pub use http_request::{ClientAct, HttpRequest};
+pub use landlock::{DeniedRight, Landlock};
 pub use limits::{Limits, ProcessCount, ResourceLimit};
 pub use measurements::Measurements;
 pub use memory_limit::{MemoryCap, MemoryLimit};
@@ -149,6 +151,9 @@ effects! {
     "memory-limit" => MemoryLimit(memory_limit::MemoryLimitDraft),
     /// Gives the target less of a resource than it needs: open files, processes, or the size of a file.
     "limits" => Limits(limits::LimitsDraft),
+    /// Starts the target under a policy of the kernel that denies calls below the root: EACCES although the modes of the
+    /// files allow them, as with SELinux or AppArmor.
+    "landlock" => Landlock(landlock::LandlockDraft),
     /// Starts the target with other variables, another umask, fewer processors or without a standard stream, or leaves
     /// its output unread.
     "environment" => Environment(environment::EnvironmentDraft),

@@ -28,7 +28,7 @@ use crate::local_time::local_now;
 use crate::settings::{DeviceRequest, Guards, Settings};
 use crate::store::RootLayout;
 use crate::train::{self, WorkerEvent};
-use crate::{daemon, make_data, plain_text, progress};
+use crate::{daemon, denial, make_data, plain_text, progress};
 use args::{CliCommand, CommandLine, DataKind, WorkerArgs};
 use error::CliError;
 use file_rights::keep_files_private;
@@ -104,6 +104,9 @@ fn is_ignored(signal: i32) -> bool {
 fn start_output(guards: &Guards) {
     if guards.output_queue {
         print::start_queues();
+    }
+    if !guards.policy_suspect {
+        denial::leave_unexplained();
     }
     if !guards.escape_text {
         plain_text::leave_raw();

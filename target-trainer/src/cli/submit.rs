@@ -8,6 +8,7 @@ use super::error::CliError;
 use super::file_rights::keep_files_private;
 use super::print;
 use crate::daemon::has_open_writer;
+use crate::denial::{Access, explained};
 use crate::exit::Exit;
 use crate::names::{NameKeys, shown_name};
 use crate::plain_text::shown;
@@ -36,7 +37,8 @@ pub(super) fn submit(root: &Path, file: &Path, other_name: Option<&str>) -> Resu
     // Without settings, the root is not one, and the copy fails.
     let guards = Settings::read(&layout.settings()).unwrap_or_default().guards;
     keep_files_private(&guards);
-    let mut from = File::open(file).map_err(|source| CliError::OpenSubmitted { path: path(), source })?;
+    let opened = File::open(file).map_err(|error| explained(error, file, Access::Read));
+    let mut from = opened.map_err(|source| CliError::OpenSubmitted { path: path(), source })?;
     let metadata = |from: &File| from.metadata().map_err(CliError::ReadSubmitted);
     let before = metadata(&from)?;
     let submission = Submission::copy(&layout, name, &guards, &mut from)?;

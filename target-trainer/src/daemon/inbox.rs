@@ -24,6 +24,7 @@ use super::pending_file::{PendingFile, SettleState};
 use super::put_aside::PutAside;
 use super::rejection::{Rejection, reject};
 use super::trouble::Trouble;
+use crate::denial::{Access, explained};
 use crate::durable::{self, RequiredSpace, SyncPolicy};
 use crate::exit::Exit;
 use crate::file_error::chain;
@@ -197,7 +198,8 @@ impl Inbox {
         self.put_aside.expire(!self.is_full_of_trouble());
         self.hidden.begin_listing();
         let (mut room, now) = (self.room(), Instant::now());
-        for entry in std::fs::read_dir(&self.dir)? {
+        let denied = |error| explained(error, &self.dir, Access::Read);
+        for entry in std::fs::read_dir(&self.dir).map_err(denied)? {
             let name = entry?.file_name();
             if is_ignored(&name) {
                 self.hidden.restore(&self.dir, &name, config);

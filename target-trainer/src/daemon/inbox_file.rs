@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use super::open_writers::{OpenWriters, open_writers};
+use crate::denial::{Access, explained};
 use crate::durable::{self, DurableError};
 use crate::intake::ContentId;
 
@@ -48,7 +49,8 @@ pub(super) fn other_type(metadata: &Metadata) -> Option<&'static str> {
 /// another process may have replaced the file.
 pub(super) fn open(path: &Path) -> std::io::Result<File> {
     let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
-    OpenOptions::new().read(true).custom_flags(flags).open(path)
+    let opened = OpenOptions::new().read(true).custom_flags(flags).open(path);
+    opened.map_err(|error| explained(error, path, Access::Read))
 }
 
 /// Files up to this size are read again before they are removed. A larger one only if its time may hide a change.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 
 use super::space::is_out_of_inodes;
+use crate::denial::{Access, explained};
 
 /// A file operation that failed.
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +51,7 @@ impl DiskError {
             Some(Errno::EROFS) => DiskError::ReadOnly,
             Some(Errno::EDQUOT) => DiskError::Quota,
             Some(Errno::EFBIG) => DiskError::FileTooLarge,
-            _ => DiskError::Other(error),
+            _ => DiskError::Other(explained(error, path, Access::Write)),
         }
     }
 }

@@ -297,6 +297,10 @@ const DESCRIPTIONS: &[(&str, &str)] = &[
         "guards.private_files",
         "Nobody but owner and group can read or write the files; off: the umask decides.",
     ),
+    (
+        "guards.policy_suspect",
+        "A denial that owner and mode do not explain names who may deny it; off: it is only reported.",
+    ),
     ("guards.sample_order", "Gradients are summed in the order of the samples; off: in parallel."),
     ("guards.clean_start", "What an earlier daemon left unfinished is removed at the start; off: it stays."),
     ("guards.known_jobs", "The same content is trained once with a recipe and a base; off: each time."),

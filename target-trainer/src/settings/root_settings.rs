@@ -1,5 +1,6 @@
 //! All settings of a root: read from TOML, changed one by one, and checked as a whole.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -54,11 +55,19 @@ struct NumberRange {
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
     /// The file can't be read.
-    #[error("{}; `target-trainer init` creates a root", chain(.0))]
+    #[error("{}{}", chain(.0), advice(.0))]
     File(#[from] FileError),
     /// A key is unknown or a value is invalid. `location` is `file:line:column` or the `--set` option.
     #[error("{location}: {message}")]
     Invalid { location: String, message: String },
+}
+
+/// What to do if there are no settings.
+fn advice(error: &FileError) -> &'static str {
+    match error.source.kind() {
+        ErrorKind::NotFound => "; `target-trainer init` creates a root",
+        _ => "",
+    }
 }
 
 impl Settings {

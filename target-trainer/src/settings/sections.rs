@@ -289,6 +289,7 @@ guards! {
     accepted_recipe,
     settings_at_start,
     private_files,
+    policy_suspect,
     sample_order,
     clean_start,
     known_jobs,

@@ -10,6 +10,7 @@ use super::prune::removable;
 use super::read_checkpoint::{MANIFEST, OPTIMIZER, StateFile, read_checkpoint};
 use super::resume::{Readers, ResumePoint, newest_valid};
 use super::tensors::{TensorError, encode};
+use crate::denial::{Access, explained};
 use crate::durable::{self, DurableError, RequiredSpace, SyncPolicy, TEMPORARY_MARKER};
 use crate::file_error::{FileError, file_error};
 use crate::settings::Guards;
@@ -291,7 +292,8 @@ fn step_of_name(name: &str) -> Option<u64> {
 fn names_in(dir: &Path) -> std::io::Result<Vec<String>> {
     match std::fs::read_dir(dir) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-        entries => entries?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect(),
+        Err(error) => Err(explained(error, dir, Access::Read)),
+        Ok(entries) => entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect(),
     }
 }
 

@@ -155,6 +155,7 @@ impl InjectableFault for ExhaustedDisk {
             place: Some(&self.place),
             errnos: &[Errno::ENOSPC, Errno::EDQUOT],
             extra_kinds: &[],
+            although_modes_allow: false,
         })
     }
 

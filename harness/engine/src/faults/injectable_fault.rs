@@ -72,6 +72,8 @@ pub struct RefusedCalls<'a> {
     pub errnos: &'static [Errno],
     /// Kinds of calls that may fail with it, and that the gate does not stop otherwise.
     pub extra_kinds: &'static [CallKind],
+    /// A failure counts only if the modes of the files allow the call.
+    pub although_modes_allow: bool,
 }
 
 /// What the target did after the fault was injected. Some faults need this to know whether they are

@@ -102,7 +102,7 @@ impl InjectableFault for LimitedUse {
             ResourceLimit::FileSize(_) => (&[Errno::EFBIG], &[]),
             ResourceLimit::Processes(_) => return None,
         };
-        Some(RefusedCalls { place: None, errnos, extra_kinds })
+        Some(RefusedCalls { place: None, errnos, extra_kinds, although_modes_allow: false })
     }
 
     fn missing_evidence(&self) -> String {

@@ -14,6 +14,7 @@ mod gpu_state;
 mod hostile_data;
 mod http_request;
 mod injectable_fault;
+mod landlock;
 mod limits;
 mod memory_bit;
 mod memory_limit;
@@ -60,6 +61,7 @@ fn mechanism_of(planned: &PlannedFault) -> FaultMechanism {
             let is_final = matches!(planned.fault.until, Until::Never);
             injects(limits::LimitedUse::new(fault.limit, is_final))
         }
+        Effect::Landlock(fault) => injects(landlock::DeniedAccess::new(fault)),
         Effect::Environment(fault) => injects(environment::ChangedEnvironment::new(fault)),
         Effect::Clock(fault) => injects(clock::ChangedClock::new(fault)),
         Effect::RunCommand(fault) => injects(run_command::RunningCommands::new(fault)),

@@ -56,7 +56,12 @@ impl InjectableFault for ReadOnlyPlace {
     }
 
     fn refused_calls(&self) -> Option<RefusedCalls<'_>> {
-        Some(RefusedCalls { place: Some(&self.place), errnos: &[Errno::EROFS], extra_kinds: &[] })
+        Some(RefusedCalls {
+            place: Some(&self.place),
+            errnos: &[Errno::EROFS],
+            extra_kinds: &[],
+            although_modes_allow: false,
+        })
     }
 
     fn missing_evidence(&self) -> String {

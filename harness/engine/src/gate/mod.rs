@@ -12,6 +12,8 @@
 //! If the filter intercepts calls for the time (`clock_call`), the target gets the time and waits by the clock of the
 //! handler (`wall_clock`, `clock_waits`). The vDSO of each program is changed (`vdso`), so that it makes such calls.
 //!
+//! If the target is under rules of Landlock, calls that depend on them are made under the same rules.
+//!
 //! Stores into shared mappings are not calls: `CallEffect::Mapped` reports such mappings. Calls of other ABIs
 //! (32-bit, x32), io_uring and libaio fail with ENOSYS and are reported (`CallEffect::Refused`). If the supervisor
 //! itself fails, the handler gets a `GateFailure`: what the target did from then on is not known.

@@ -28,6 +28,7 @@ use super::sys::{self, Notification, NotificationResponse};
 use super::target_thread::TargetThread;
 use super::thread_cache::ThreadCache;
 use super::wall_clock::ClockContext;
+use crate::landlock::LandlockRules;
 use crate::locks::LockExt;
 
 /// So many notifications may be withdrawn in a row before that counts as a failure.
@@ -58,11 +59,12 @@ impl SupervisorThread {
 }
 
 /// Starts a thread that responds to all calls reported by `listener`. It ends when the last process behind
-/// the filter has ended.
+/// the filter has ended. `rules`: those that the target is under.
 pub fn serve_notifications<O: CallHandler + 'static>(
     listener: OwnedFd,
     watched: WatchedMounts,
     handler: Arc<Mutex<O>>,
+    rules: Option<LandlockRules>,
 ) -> SupervisorThread {
     let thread = std::thread::spawn(move || {
         sys::set_synchronous_wakeup(listener.as_fd());
@@ -82,6 +84,7 @@ pub fn serve_notifications<O: CallHandler + 'static>(
             clock_waits: ClockWaits::default(),
             held: Vec::new(),
             scratch: Scratch::default(),
+            rules,
         };
         supervisor.serve();
     });
@@ -120,6 +123,7 @@ struct Supervisor<O> {
     /// Calls that the handler lets wait, in the order in which they were made.
     held: Vec<Notification>,
     scratch: Scratch,
+    rules: Option<LandlockRules>,
 }
 
 impl<O: CallHandler> Supervisor<O> {
@@ -268,6 +272,7 @@ impl<O: CallHandler> Supervisor<O> {
             thread,
             handler,
             scratch: &mut self.scratch,
+            rules: self.rules.as_ref(),
         };
         decide_and_perform(&mut context, request, resolved)
     }

@@ -21,6 +21,7 @@ use crate::plan::{CallCountRequest, CallInjection, CountedCall, PlannedFault};
 use crate::run::armed_call_fault::{ArmedCallFault, CallProgress};
 use crate::run::call_counter::CallCounter;
 use crate::run::call_evidence::{CallEvidence, DecidedCall, call_evidence};
+use crate::run::file_modes::modes_allow;
 use crate::run::line_waits::LineWaits;
 use crate::run::phase_tracker::PhaseTrackers;
 use crate::run::printed_lines::PrintedLines;
@@ -52,6 +53,8 @@ pub(super) struct WatchedRefusals {
     pub(super) errnos: Vec<Errno>,
     /// Kinds of calls that the gate must stop for it.
     pub(super) extra_kinds: &'static [CallKind],
+    /// A failure counts only if the modes of the files allow the call.
+    pub(super) although_modes_allow: bool,
 }
 
 /// What shows the effects of faults in calls that they do not alter one by one.
@@ -389,7 +392,8 @@ impl CallInjector {
 
     fn report_refusals(&self, call: &InterceptedCall, errno: Errno) {
         for refusals in &self.refusals {
-            if refusals.errnos.contains(&errno) && is_in(call, &refusals.dir) {
+            let is_its_own = || !refusals.although_modes_allow || modes_allow(call);
+            if refusals.errnos.contains(&errno) && is_in(call, &refusals.dir) && is_its_own() {
                 let evidence = format!("{} failed with {errno:?}", self.describe_call(call));
                 self.send_effect(InjectorEvent::Refused { fault: refusals.number, evidence });
             }

@@ -35,9 +35,9 @@ pub(super) fn spawn_behind_gate(
         launch,
         build_filter(injector.filter_options()),
         [their_stdout, their_stderr],
-        |listener| {
+        |listener, rules| {
             // The supervisor thread ends with the last process behind the filter.
-            serve_notifications(listener, watched, Arc::clone(&injector.injector));
+            serve_notifications(listener, watched, Arc::clone(&injector.injector), rules);
         },
     )?;
     Ok(process.with_outputs(stdout, stderr))

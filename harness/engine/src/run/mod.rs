@@ -15,6 +15,7 @@ mod crash_state_trials;
 mod error;
 mod fault_phase;
 mod fault_schedule;
+mod file_modes;
 mod forked_envs;
 mod gated_process;
 mod gpu_call_counters;

@@ -130,6 +130,7 @@ pub(super) fn run_trial(
             .map_or_else(|| root.clone(), |place| root.join(trainer.place_below_root(place))),
         errnos: refusals.calls.errnos.to_vec(),
         extra_kinds: refusals.calls.extra_kinds,
+        although_modes_allow: refusals.calls.although_modes_allow,
     };
     let refusals = faults.refused_calls().into_iter().map(watched).collect();
     let kill_switch = env.sandbox.kill_switch();

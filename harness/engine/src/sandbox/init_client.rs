@@ -21,6 +21,7 @@ use super::protocol::{
 };
 use super::spawned_process::SpawnedProcess;
 use super::start_changes::StartChanges;
+use crate::landlock::LandlockRules;
 use crate::locks::LockExt;
 use crate::seccomp::SeccompProgram;
 
@@ -49,6 +50,8 @@ pub(super) struct SpawnSpec<'a> {
     pub(super) filter: Option<SpawnFilter>,
     pub(super) limits: Vec<ProcessLimit>,
     pub(super) conditions: StartConditions,
+    /// The rules that it is under.
+    pub(super) rules: Option<LandlockRules>,
 }
 
 /// A seccomp filter that a program is started behind, and the socket through which init sends its listener.
@@ -141,12 +144,14 @@ impl InitClient {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let mut fds = vec![spec.stdout.as_raw_fd(), spec.stderr.as_raw_fd()];
         fds.extend(spec.filter.as_ref().map(|filter| filter.listener_socket.as_raw_fd()));
+        fds.extend(spec.rules.as_ref().map(|rules| rules.as_fd().as_raw_fd()));
         let request = ControlRequest::Spawn {
             id,
             launch: spec.launch.clone(),
             filter: spec.filter.as_ref().map(|filter| filter.program.clone()),
             limits: spec.limits,
             conditions: spec.conditions,
+            is_confined: spec.rules.is_some(),
         };
         match self.request(&request, &fds)? {
             ControlReply::Spawned { pid_inside } => {
@@ -162,12 +167,14 @@ impl InitClient {
         launch: &LaunchSpec,
         limits: Vec<ProcessLimit>,
         changes: &StartChanges,
+        rules: Option<LandlockRules>,
     ) -> Result<SpawnedProcess, SandboxError> {
         let OutputPipeEnds { ours: [our_stdout, our_stderr], theirs: [stdout, stderr] } =
             OutputPipeEnds::new()?;
         let stderr = if changes.full_stderr { full_device()? } else { stderr };
         let (launch, conditions) = (&changes.changed(launch), changes.conditions.clone());
-        let process = self.spawn(SpawnSpec { launch, stdout, stderr, filter: None, limits, conditions })?;
+        let process =
+            self.spawn(SpawnSpec { launch, stdout, stderr, filter: None, limits, conditions, rules })?;
         Ok(process.with_outputs(our_stdout, our_stderr))
     }
 

@@ -29,8 +29,7 @@ use super::protocol::{
     StartConditions, StoredCommand,
 };
 use super::run_command::RunLimits;
-use super::spawn_request::{FilterToInstall, ProgramStart};
-use crate::seccomp::SeccompProgram;
+use super::spawn_request::{ProgramStart, SpawnFiles};
 
 /// What handles the requests.
 pub(super) struct RequestServer<'a> {
@@ -100,8 +99,9 @@ impl<'a> RequestServer<'a> {
     fn handle(&mut self, request: ControlRequest, files: Vec<OwnedFd>) -> InitResult<()> {
         let done = || ControlReply::Done { note: String::new() };
         let reply = match request {
-            ControlRequest::Spawn { id, launch, filter, limits, conditions } => {
-                self.spawn(id, &launch, filter, limits, conditions, files)
+            ControlRequest::Spawn { id, launch, filter, limits, conditions, is_confined } => {
+                let files = SpawnFiles::of(files, filter, is_confined);
+                self.spawn(id, &launch, files, limits, conditions)
             }
             ControlRequest::StoreCommand { launch, runner, patterns } => {
                 let stored = self.commands.store(launch, runner, &patterns);
@@ -269,19 +269,15 @@ impl<'a> RequestServer<'a> {
         &mut self,
         id: u64,
         launch: &LaunchSpec,
-        filter: Option<SeccompProgram>,
+        files: Option<SpawnFiles>,
         limits: Vec<ProcessLimit>,
         conditions: StartConditions,
-        files: Vec<OwnedFd>,
     ) -> ControlReply {
-        let mut files = files.into_iter();
         let failed = |source| StartFailure::new(launch.program_name(), source).reply();
-        let (Some(stdout), Some(stderr)) = (files.next(), files.next()) else {
-            return failed(Error::other("the request has no output descriptors"));
+        let Some(files) = files else {
+            return failed(Error::other("the request lacks a descriptor"));
         };
-        let filter = filter.zip(files.next()).map(|(program, socket)| FilterToInstall { program, socket });
-        let start =
-            ProgramStart { stdout, stderr, filter, cgroup_procs: &self.cgroup_procs, limits, conditions };
+        let start = ProgramStart { files, cgroup_procs: &self.cgroup_procs, limits, conditions };
         match start.spawn(launch) {
             Ok(pid) => {
                 self.children.expect(pid, id);

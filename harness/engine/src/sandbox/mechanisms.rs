@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::sys::inotify::{InitFlags, Inotify};
 use scenarios::Mechanism;
 
@@ -13,6 +14,7 @@ use super::pass_through::FileSystemTraits;
 use super::protocol::{LaunchSpec, MountChange};
 use super::rundir::RunDir;
 use crate::file_error::chain;
+use crate::landlock::{FileRights, LandlockRules, NEEDED_VERSION, landlock_version};
 use crate::seccomp::SeccompInstruction;
 
 /// Directory of the tmpfs that the probes change.
@@ -27,6 +29,7 @@ pub fn doctor() -> Vec<Mechanism> {
     mechanisms.push(probe_memory_cgroup());
     mechanisms.push(probe_process_cgroup());
     mechanisms.push(probe_inotify());
+    mechanisms.push(probe_landlock());
     mechanisms
 }
 
@@ -118,7 +121,8 @@ fn probe_gate(sandbox: &Sandbox) -> Result<String, SandboxError> {
         null.map(Into::into).map_err(SandboxError::file("open", Path::new("/dev/null")))
     };
     let launch = LaunchSpec { argv, env: Vec::new(), cwd: None };
-    sandbox.spawn_filtered(&launch, allow_all, [null_output()?, null_output()?], drop)?;
+    sandbox
+        .spawn_filtered(&launch, allow_all, [null_output()?, null_output()?], |listener, _| drop(listener))?;
     Ok("seccomp user notification: file system calls can be observed and altered".into())
 }
 
@@ -216,5 +220,38 @@ fn probe_inotify() -> Mechanism {
     match Inotify::init(InitFlags::IN_CLOEXEC) {
         Ok(_) => granted("inotify", "races can wait until the target lists a directory"),
         Err(error) => refused("inotify", format!("{error}; raise sysctl fs.inotify.max_user_instances")),
+    }
+}
+
+/// Tries to open a file for reading under rules that deny it.
+fn probe_landlock() -> Mechanism {
+    let name = "landlock";
+    let version = match landlock_version() {
+        Ok(version) if version >= NEEDED_VERSION => version,
+        Ok(version) => {
+            return refused(
+                name,
+                format!("version {version}; version {NEEDED_VERSION} is needed, Linux 6.2"),
+            );
+        }
+        Err(error) => return refused(name, landlock_advice(error)),
+    };
+    let open = || std::fs::File::open("/proc/self/stat").map(drop).map_err(|error| error.kind());
+    let denied = LandlockRules::denying(FileRights::READ_FILE).and_then(|rules| rules.call_under(open));
+    match denied {
+        Ok(Err(std::io::ErrorKind::PermissionDenied)) => {
+            granted(name, format!("version {version}: calls can be denied although file modes allow them"))
+        }
+        Ok(_) => refused(name, "the kernel accepts rules, and does not enforce them"),
+        Err(error) => refused(name, landlock_advice(error)),
+    }
+}
+
+/// Why there is no Landlock, and what to do.
+fn landlock_advice(error: Errno) -> String {
+    match error {
+        Errno::ENOSYS => "this kernel is built without it (CONFIG_SECURITY_LANDLOCK)".into(),
+        Errno::EOPNOTSUPP => "it is switched off; add `landlock` to the boot parameter `lsm=`".into(),
+        error => format!("{error}; in a container, allow it (docker: --security-opt seccomp=unconfined)"),
     }
 }

@@ -127,6 +127,7 @@ fn run_balloon(host: &BalloonHost, cgroup: &MemoryCgroup) -> Result<(), SandboxE
         filter: None,
         limits: Vec::new(),
         conditions: StartConditions::default(),
+        rules: None,
     })?;
     exempt_from_oom_killer(host.processes.pid_outside(balloon.pid_inside()));
     let deadline = Instant::now() + Duration::from_secs(1);

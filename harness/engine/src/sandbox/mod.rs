@@ -15,6 +15,7 @@ mod beneath;
 mod captured_output;
 mod cgroup;
 mod command_runs;
+mod confinement;
 mod error;
 mod fork_server;
 mod fuse_mounts;
@@ -61,6 +62,7 @@ mod watched_lines;
 
 pub use beneath::OpenDirectory;
 pub use cgroup::Controller;
+pub use confinement::Confinement;
 pub use error::SandboxError;
 pub use handle::{
     AppliedMountChange, FileSystemSpace, PlantedProcFile, RunTimes, Sandbox, SandboxSpec, TmpfsSpec,

@@ -282,13 +282,15 @@ pub struct StoredCommand {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum ControlRequest {
     /// Starts a program. Two descriptors are attached: its standard output and error. With a filter, a third
-    /// one is attached: a socket through which the filter's listener is sent. It has the limits from its start on.
+    /// one is attached: a socket through which the filter's listener is sent. It has the limits from its start on. If it
+    /// is confined, the last one that is attached is a ruleset of Landlock.
     Spawn {
         id: u64,
         launch: LaunchSpec,
         filter: Option<SeccompProgram>,
         limits: Vec<ProcessLimit>,
         conditions: StartConditions,
+        is_confined: bool,
     },
     /// Keeps a command that will be run several times, so that its arguments and environment are sent once.
     /// Replies with `Stored`.

@@ -154,8 +154,8 @@ impl GatedRun<'_> {
         let mut supervisor = None;
         let handler = Arc::clone(&recorder);
         let outputs = [stdout.theirs, stderr.theirs];
-        let running = sandbox.spawn_filtered(self.command, program, outputs, |listener| {
-            supervisor = Some(serve_notifications(listener, watched, handler));
+        let running = sandbox.spawn_filtered(self.command, program, outputs, |listener, rules| {
+            supervisor = Some(serve_notifications(listener, watched, handler, rules));
         });
         let watch = RunWatch {
             sandbox,

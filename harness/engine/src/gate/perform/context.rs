@@ -10,10 +10,11 @@ use nix::sys::stat::{Mode, umask};
 use scenarios::PAGE_BYTES;
 
 use crate::gate::calls::{BufferArgument, FilePosition};
-use crate::gate::follow_error::FollowError;
+use crate::gate::follow_error::{FollowError, GateFailure};
 use crate::gate::handler::CallHandler;
 use crate::gate::sys::NotificationResponse;
 use crate::gate::target_thread::TargetThread;
+use crate::landlock::LandlockRules;
 
 /// Bytes copied between target and file at a time: few enough to stay in a core's cache.
 pub(super) const CHUNK_BYTES: usize = 256 * 1024;
@@ -66,6 +67,8 @@ pub(in crate::gate) struct CallContext<'a> {
     pub(in crate::gate) thread: &'a TargetThread,
     pub(in crate::gate) handler: &'a mut dyn CallHandler,
     pub(in crate::gate) scratch: &'a mut Scratch,
+    /// The rules that the target is under.
+    pub(in crate::gate) rules: Option<&'a LandlockRules>,
 }
 
 impl CallContext<'_> {
@@ -74,11 +77,32 @@ impl CallContext<'_> {
     ///
     /// # Errors
     /// The call fails, or the umask cannot be read.
-    pub(super) fn with_umask<T>(&self, call: impl FnOnce() -> Result<T, Errno>) -> Result<T, FollowError> {
+    pub(super) fn with_umask<T>(
+        &self,
+        call: impl FnOnce() -> Result<T, FollowError>,
+    ) -> Result<T, FollowError> {
         umask(Mode::from_bits_truncate(self.thread.umask()?));
         let result = call();
         umask(Mode::empty());
-        Ok(result?)
+        result
+    }
+
+    /// Makes a call that depends on the rules that the target is under, if there are any.
+    ///
+    /// # Errors
+    /// The call fails, or it can't be made under the rules.
+    pub(super) fn as_allowed<T: Send>(
+        &self,
+        call: impl FnOnce() -> Result<T, Errno> + Send,
+    ) -> Result<T, FollowError> {
+        let Some(rules) = self.rules else { return Ok(call()?) };
+        let made = rules.call_under(call).map_err(|source| {
+            FollowError::Gate(GateFailure::System {
+                doing: "make a call under the rules of Landlock",
+                source,
+            })
+        })?;
+        Ok(made?)
     }
 }
 

@@ -12,6 +12,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::UnlinkatFlags;
 
 use super::context::{CallContext, PerformResult, Performed, proc_fd_path};
+use crate::gate::follow_error::FollowError;
 use crate::gate::handler::{CallEffect, Swap};
 use crate::gate::open_file::OpenFile;
 use crate::gate::path_walk::ResolvedPath;
@@ -25,8 +26,10 @@ const SWAPPED_IN_MODE: u32 = 0o644;
 impl CallContext<'_> {
     pub(super) fn rename(&mut self, from: &ResolvedPath, to: &ResolvedPath, flags: u32) -> PerformResult {
         let flags = RenameFlags::from_bits_retain(flags);
-        let renamed = renameat2(&from.dir, from.text.as_c_str(), &to.dir, to.text.as_c_str(), flags);
-        if renamed == Err(Errno::EXDEV) && from.dir_stat.mount_id == to.dir_stat.mount_id {
+        let rename = || renameat2(&from.dir, from.text.as_c_str(), &to.dir, to.text.as_c_str(), flags);
+        let renamed = self.as_allowed(rename);
+        if renamed == Err(FollowError::Target(Errno::EXDEV)) && from.dir_stat.mount_id == to.dir_stat.mount_id
+        {
             self.handler.on_effect(CallEffect::RenameRefused { path: from.path() });
         }
         renamed?;
@@ -52,7 +55,9 @@ impl CallContext<'_> {
     /// Links a file that the call names by a path. If the call follows links, the path was followed already.
     pub(super) fn hard_link(&mut self, from: &ResolvedPath, to: &ResolvedPath) -> PerformResult {
         let no_flags = AtFlags::empty();
-        nix::unistd::linkat(&from.dir, from.text.as_c_str(), &to.dir, to.text.as_c_str(), no_flags)?;
+        self.as_allowed(|| {
+            nix::unistd::linkat(&from.dir, from.text.as_c_str(), &to.dir, to.text.as_c_str(), no_flags)
+        })?;
         self.on_linked(from.file_id().ok_or(Errno::ENOENT)?, to);
         Ok(Some(Performed::Value(0)))
     }
@@ -61,7 +66,8 @@ impl CallContext<'_> {
     pub(super) fn link_object(&mut self, file: &OpenFile, to: &ResolvedPath) -> PerformResult {
         let path = proc_fd_path(&file.fd);
         let cwd = nix::fcntl::AT_FDCWD;
-        nix::unistd::linkat(cwd, path.as_c_str(), &to.dir, to.text.as_c_str(), AtFlags::AT_SYMLINK_FOLLOW)?;
+        let follow = AtFlags::AT_SYMLINK_FOLLOW;
+        self.as_allowed(|| nix::unistd::linkat(cwd, path.as_c_str(), &to.dir, to.text.as_c_str(), follow))?;
         self.on_linked(file.stat.file_id, to);
         Ok(Some(Performed::Value(0)))
     }
@@ -77,7 +83,7 @@ impl CallContext<'_> {
 
     pub(super) fn symlink(&mut self, text_address: u64, path: &ResolvedPath) -> PerformResult {
         let text = self.thread.read_string(text_address)?;
-        nix::unistd::symlinkat(text.as_c_str(), &path.dir, path.text.as_c_str())?;
+        self.as_allowed(|| nix::unistd::symlinkat(text.as_c_str(), &path.dir, path.text.as_c_str()))?;
         let OpenFile { fd: link, stat } = path.open_node()?;
         let link_text = PathBuf::from(OsStr::from_bytes(text.as_bytes()));
         let (file_id, entry) = (stat.file_id, path.entry());
@@ -87,7 +93,7 @@ impl CallContext<'_> {
 
     pub(super) fn unlink(&mut self, path: &ResolvedPath, is_dir: bool) -> PerformResult {
         let flags = if is_dir { UnlinkatFlags::RemoveDir } else { UnlinkatFlags::NoRemoveDir };
-        nix::unistd::unlinkat(&path.dir, path.text.as_c_str(), flags)?;
+        self.as_allowed(|| nix::unistd::unlinkat(&path.dir, path.text.as_c_str(), flags))?;
         let entry = path.entry();
         self.handler.on_effect(if is_dir {
             CallEffect::RemovedDir { entry }
@@ -99,7 +105,8 @@ impl CallContext<'_> {
 
     pub(super) fn mkdir(&mut self, path: &ResolvedPath, mode: u32) -> PerformResult {
         let mode = Mode::from_bits_truncate(mode & 0o7777);
-        self.with_umask(|| nix::sys::stat::mkdirat(&path.dir, path.text.as_c_str(), mode))?;
+        let make = || nix::sys::stat::mkdirat(&path.dir, path.text.as_c_str(), mode);
+        self.with_umask(|| self.as_allowed(make))?;
         let OpenFile { fd: dir, stat } = path.open_node()?;
         self.handler.on_effect(CallEffect::CreatedDir { file_id: stat.file_id, entry: path.entry(), dir });
         Ok(Some(Performed::Value(0)))
@@ -110,7 +117,8 @@ impl CallContext<'_> {
         if matches!(mode & libc::S_IFMT, libc::S_IFCHR | libc::S_IFBLK) {
             return Ok(None);
         }
-        self.with_umask(|| sys::mknodat(path.dir.as_fd(), &path.text, mode, device))?;
+        let make = || sys::mknodat(path.dir.as_fd(), &path.text, mode, device);
+        self.with_umask(|| self.as_allowed(make))?;
         let OpenFile { fd: file, stat } = path.open_node()?;
         let (file_id, entry) = (stat.file_id, path.entry());
         self.handler.on_effect(match stat.file_type() {

@@ -95,11 +95,11 @@ impl CallContext<'_> {
     fn creating(
         &self,
         how: OpenHow,
-        open: impl FnOnce(OpenHow) -> Result<OwnedFd, Errno>,
+        open: impl FnOnce(OpenHow) -> Result<OwnedFd, Errno> + Send,
     ) -> Result<OwnedFd, FollowError> {
         match has(how, libc::O_CREAT) || has(how, libc::O_TMPFILE) {
-            true => self.with_umask(|| open(how)),
-            false => Ok(open(how)?),
+            true => self.with_umask(|| self.as_allowed(|| open(how))),
+            false => self.as_allowed(|| open(how)),
         }
     }
 }

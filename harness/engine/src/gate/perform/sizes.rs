@@ -40,7 +40,7 @@ impl CallContext<'_> {
         u64::try_from(size_bytes).map_err(|_| Errno::EINVAL)?;
         let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC;
         let file = openat(&path.dir, path.text.as_c_str(), flags, Mode::empty())?;
-        self.truncate(&OpenFile::new(file)?, size_bytes)
+        self.truncate_as_allowed(&OpenFile::new(file)?, size_bytes)
     }
 
     /// Sets the size of a file that the call names by a link of /proc.
@@ -50,7 +50,17 @@ impl CallContext<'_> {
         }
         let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC;
         let file = nix::fcntl::open(proc_fd_path(&object.fd).as_c_str(), flags, Mode::empty())?;
-        self.truncate(&OpenFile::new(file)?, size_bytes)
+        self.truncate_as_allowed(&OpenFile::new(file)?, size_bytes)
+    }
+
+    /// Sets the size of a file that the target names by a path: it needs the right to do that, and none to open it.
+    fn truncate_as_allowed(&mut self, file: &OpenFile, size_bytes: i64) -> PerformResult {
+        if self.rules.is_some() {
+            let (path, now) = (proc_fd_path(&file.fd), file.stat.size_bytes as i64);
+            // The file keeps its size until it is known what other limits say.
+            self.as_allowed(|| nix::unistd::truncate(path.as_c_str(), now))?;
+        }
+        self.truncate(file, size_bytes)
     }
 
     pub(super) fn allocate(

@@ -1,6 +1,7 @@
 //! The harness's handle on a sandbox: builds it, lets its init start programs and change mounts, and tears it
 //! down. `stored_commands` has the part about commands that it keeps and runs again and again.
 
+mod confined_starts;
 mod file_systems;
 mod network_sockets;
 mod planted_proc_files;
@@ -18,6 +19,7 @@ use nix::sys::statvfs::statvfs;
 use scenarios::{ProcessCount, SandboxHint};
 
 use super::cgroup::{Controller, MemoryCgroup, ProcessCgroup};
+use super::confinement::Confinement;
 use super::error::SandboxError;
 use super::hints::hints_of;
 use super::host_access::{HostAccess, NetworkAccess};
@@ -38,6 +40,7 @@ use super::rundir::runs_paths_of_all_users;
 use super::spawned_process::SpawnedProcess;
 use super::start_changes::StartChanges;
 use super::unmapped_files::unmapped_files;
+use crate::landlock::LandlockRules;
 use crate::locks::LockExt;
 use crate::seccomp::SeccompProgram;
 
@@ -113,6 +116,7 @@ pub struct Sandbox {
     fork_server: AtomicI32,
     /// What else faults change for them.
     start_changes: Mutex<StartChanges>,
+    confinement: Mutex<Option<Confinement>>,
     output_pause: Arc<OutputPause>,
     next_proc_file: AtomicU64,
     parts: SandboxParts,
@@ -203,6 +207,7 @@ impl Sandbox {
             limits,
             fork_server,
             start_changes,
+            confinement: Mutex::default(),
             output_pause,
             next_proc_file,
             parts,
@@ -239,12 +244,13 @@ impl Sandbox {
     /// If the program can't be started, or init has ended.
     pub fn spawn(&self, launch: &LaunchSpec) -> Result<SpawnedProcess, SandboxError> {
         let changes = self.start_changes.locked().clone();
-        self.parts.client.spawn_changed(launch, self.limits.locked().clone(), &changes)
+        let (limits, rules) = (self.limits.locked().clone(), self.rules_of_start()?);
+        self.parts.client.spawn_changed(launch, limits, &changes, rules)
     }
 
     /// Starts a program behind a seccomp filter, with the given standard output and error.
     ///
-    /// `serve` receives the filter's listener and must start to respond to it: the start of the program may
+    /// `serve` receives the filter's listener, and the rules that the program is under. It must start to respond to it: the start of the program may
     /// already wait for a response.
     ///
     /// # Errors
@@ -254,7 +260,7 @@ impl Sandbox {
         launch: &LaunchSpec,
         filter: SeccompProgram,
         outputs: [OwnedFd; 2],
-        serve: impl FnOnce(OwnedFd),
+        serve: impl FnOnce(OwnedFd, Option<LandlockRules>),
     ) -> Result<SpawnedProcess, SandboxError> {
         let sockets = PacketSocketPair::new().map_err(SandboxError::system("make a socket"))?;
         let filter = Some(SpawnFilter { program: filter, listener_socket: sockets.theirs });
@@ -263,7 +269,9 @@ impl Sandbox {
         let changes = self.start_changes.locked().clone();
         let stderr = if changes.full_stderr { full_device()? } else { stderr };
         let launch = &changes.changed(launch);
-        let spec = SpawnSpec { launch, stdout, stderr, filter, limits, conditions: changes.conditions };
+        let rules = self.rules_of_start()?;
+        let conditions = changes.conditions;
+        let spec = SpawnSpec { launch, stdout, stderr, filter, limits, conditions, rules: rules.clone() };
         let client = &self.parts.client;
         std::thread::scope(|scope| {
             let spawned = scope.spawn(move || client.spawn(spec));
@@ -273,7 +281,7 @@ impl Sandbox {
                 receive_fd(sockets.ours.as_fd()).map_err(SandboxError::system("receive a listener"))?
             {
                 let duplicate = listener.try_clone().map_err(SandboxError::system("duplicate a listener"))?;
-                serve(listener);
+                serve(listener, rules);
                 let process = join_spawned(spawned)?;
                 // Init holds the listener, so that pending calls keep waiting if the harness is killed, until
                 // the sandbox ends too. With the listener closed they would fail, and the target would
