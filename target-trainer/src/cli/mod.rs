@@ -122,12 +122,13 @@ fn day_log(layout: &RootLayout, settings: &Settings) -> print::LogFile {
 
 fn run_daemon(root: &Path, drain: bool, device: Option<DeviceRequest>) -> Result<Exit, CliError> {
     let layout = RootLayout::new(root);
-    let mut settings = Settings::read(&layout.settings())?;
+    let (mut settings, notes) = Settings::read_with_notes(&layout.settings())?;
     settings.device.request = device.unwrap_or(settings.device.request);
     keep_files_private(&settings.guards);
     let layout = layout.with_settings(&settings);
     start_output(&settings.guards);
     print::start_logging(Some(day_log(&layout, &settings)));
+    notes.iter().for_each(|note| tracing::warn!("{note}"));
     let stop = stop_flag(&settings.guards)?;
     let config = daemon::DaemonConfig {
         layout,

@@ -17,8 +17,8 @@ use crate::names::is_job_id;
 use crate::plain_text::shown;
 use crate::settings::Settings;
 use crate::store::{
-    AdapterError, FinishedResult, MergeReport, ResultProblem, RootLayout, merged_files, read_adapter,
-    read_merged, read_result, remove_merged_adapter, required_space, sorted_names, sync_policy,
+    AdapterError, FinishedResult, MergeReport, RECORD_FORMAT, ResultProblem, RootLayout, merged_files,
+    read_adapter, read_merged, read_result, remove_merged_adapter, required_space, sorted_names, sync_policy,
 };
 
 /// The largest difference of the logits in f32, relative to the largest logit.
@@ -203,6 +203,7 @@ fn merged(
     let stored = BaseModel::from_bytes(base.config, &weights, check)?;
     let logits = probe_logits_of_base(&stored);
     let report = MergeReport {
+        format: RECORD_FORMAT,
         job: (*job).to_owned(),
         adapter: adapter_digest.to_owned(),
         base: found,

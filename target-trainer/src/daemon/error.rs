@@ -85,6 +85,9 @@ pub enum AcceptError {
     /// The queue has a job of the same content that can't be read.
     #[error("the queue has a job `{id}` of the same content that can't be read; repair or remove it")]
     BrokenJob { id: String, source: std::io::Error },
+    /// A newer version has trained the same content.
+    #[error("there is a result of the same content that can't be read")]
+    OtherResult(#[source] FileError),
     /// It can't be told whether its content is known.
     #[error(transparent)]
     Known(#[from] FileError),
@@ -109,6 +112,7 @@ impl AcceptError {
             | AcceptError::NoRoom(_)
             | AcceptError::Reject(_)
             | AcceptError::BrokenJob { .. }
+            | AcceptError::OtherResult(_)
             | AcceptError::Known(_)
             | AcceptError::Base(_)
             | AcceptError::Thread(_) => false,
@@ -125,6 +129,7 @@ impl AcceptError {
             AcceptError::Read(_)
             | AcceptError::Reject(_)
             | AcceptError::BrokenJob { .. }
+            | AcceptError::OtherResult(_)
             | AcceptError::Remove(_) => Exit::JobsFailed,
         }
     }
@@ -140,7 +145,10 @@ impl AcceptError {
                 true
             }
             AcceptError::NoRoom(reason) => !matches!(reason, DeferReason::NoSpace { .. }),
-            AcceptError::Remove(_) | AcceptError::Reject(_) | AcceptError::BrokenJob { .. } => false,
+            AcceptError::Remove(_)
+            | AcceptError::Reject(_)
+            | AcceptError::BrokenJob { .. }
+            | AcceptError::OtherResult(_) => false,
         }
     }
 }

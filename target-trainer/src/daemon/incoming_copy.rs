@@ -19,6 +19,7 @@ use crate::names::shown_name;
 use crate::plain_text::shown;
 use crate::settings::Guards;
 use crate::state::Recipe;
+use crate::store::RECORD_FORMAT;
 
 /// Name of the data in a job's directory.
 const DATA_FILE: &str = "data.jsonl";
@@ -242,6 +243,7 @@ impl IncomingCopy {
             (true, false) => data.clone(),
         };
         let job = Job {
+            format: RECORD_FORMAT,
             id,
             data: Some(data),
             base: has_identity.then(|| base.to_owned()),

@@ -13,7 +13,7 @@ use crate::durable::{self, DurableError, SyncPolicy, TEMPORARY_MARKER};
 use crate::file_error::{FileError, file_error};
 use crate::plain_text::shown;
 use crate::state::Recipe;
-use crate::store::{FinishedResult, ResultProblem, RootLayout, read_result};
+use crate::store::{FinishedResult, ResultProblem, RootLayout, read_result, refuse_newer};
 
 /// The file that describes a queued job.
 const JOB_FILE: &str = "job.json";
@@ -27,6 +27,9 @@ const MAX_NAME_ID_CHARS: usize = 64;
 /// An accepted job, as `job.json` stores it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Job {
+    /// Earlier versions have not written it.
+    #[serde(default)]
+    pub(super) format: u32,
     /// First half of the BLAKE3 of the ids of data and base and of the recipe, in hexadecimal.
     pub(super) id: String,
     /// Id of its data. An earlier version used it as the job's id.
@@ -105,6 +108,7 @@ pub(super) fn read_job(layout: &RootLayout, name: &str) -> std::io::Result<Job> 
         }
         bytes => bytes?,
     };
+    refuse_newer(&bytes).map_err(|error| invalid(format!("job.json: {error}")))?;
     let job: Job = serde_json::from_slice(&bytes).map_err(|error| invalid(error.to_string()))?;
     if job.id != name {
         return Err(invalid(format!("job.json has the id `{}`", shown(&job.id))));
@@ -121,6 +125,9 @@ pub(super) fn finished_result(layout: &RootLayout, job: &Job) -> Result<Option<F
         Ok(result) => Ok(Some(result)),
         Err(ResultProblem::Incomplete { .. }) => Ok(None),
         Err(ResultProblem::File(error)) => Err(error),
+        Err(ResultProblem::Newer { path, source }) => {
+            Err(file_error("use", &path)(std::io::Error::new(ErrorKind::InvalidData, source)))
+        }
     }
 }
 
@@ -148,7 +155,11 @@ pub(super) fn known(layout: &RootLayout, job: &Job) -> Result<Known, AcceptError
             Err(source) => Err(AcceptError::BrokenJob { id: job.id.clone(), source }),
         };
     }
-    Ok(if finished_result(layout, job)?.is_some() { Known::Done } else { Known::No })
+    match finished_result(layout, job) {
+        Ok(found) => Ok(if found.is_some() { Known::Done } else { Known::No }),
+        Err(error) if error.source.kind() == ErrorKind::InvalidData => Err(AcceptError::OtherResult(error)),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Puts a good copy of the data, which is synced, into the place of that of the queued job: the old copy may

@@ -3,6 +3,7 @@
 
 mod device_request;
 mod documented;
+mod former_keys;
 mod root_settings;
 mod sections;
 mod time_of_day;

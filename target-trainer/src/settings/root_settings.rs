@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::former_keys::{CurrentText, line_and_column, name_of_today, with_current_keys};
 use super::sections::{
     ConsolidationSettings, DeviceSettings, Guards, HealthSettings, Limits, MaintenanceSettings,
     MonitorSettings, TrainSettings,
@@ -76,8 +77,18 @@ impl Settings {
     /// # Errors
     /// If the file can't be read, or is not valid.
     pub fn read(path: &Path) -> Result<Settings, SettingsError> {
+        Settings::read_with_notes(path).map(|(settings, _)| settings)
+    }
+
+    /// The same, with a line for each key of an earlier version that was read under its name of today.
+    ///
+    /// # Errors
+    /// As for [`read`](Settings::read).
+    pub fn read_with_notes(path: &Path) -> Result<(Settings, Vec<String>), SettingsError> {
         let text = read_text(path, MAX_SETTINGS_BYTES).map_err(file_error("read", path))?;
-        Settings::parse(&text, &path.display().to_string())
+        let name = path.display().to_string();
+        let CurrentText { text, notes } = with_current_keys(&text, &name);
+        Ok((Settings::parse_current(&text, &name)?, notes))
     }
 
     /// Reads settings from text. `name` is the file name for errors.
@@ -85,6 +96,11 @@ impl Settings {
     /// # Errors
     /// If a key is unknown, or a value has the wrong type or is out of range.
     pub fn parse(text: &str, name: &str) -> Result<Settings, SettingsError> {
+        Settings::parse_current(&with_current_keys(text, name).text, name)
+    }
+
+    /// The same for a text whose keys have the names of today.
+    fn parse_current(text: &str, name: &str) -> Result<Settings, SettingsError> {
         if let Ok(mut table) = text.parse::<toml::Table>()
             && guard_is_off(&table, "strict_settings")
             && let Ok(known) = toml::Table::try_from(Settings::default())
@@ -223,19 +239,15 @@ fn remove_unknown(table: &mut toml::Table, known: &toml::Table) {
     }
 }
 
-fn line_and_column(text: &str, offset: usize) -> String {
-    let before = &text[..offset.min(text.len())];
-    let line = before.matches('\n').count() + 1;
-    let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
-    format!("{line}:{column}")
-}
-
 /// Turns serde's "unknown field `x`, expected one of `a`, `b`" into a message that suggests the nearest key.
 fn with_suggestion(message: &str) -> String {
     let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
     let Some((unknown, known)) = quoted.split_first().filter(|_| message.starts_with("unknown")) else {
         return message.trim().to_owned();
     };
+    if let Some(now) = name_of_today(unknown) {
+        return format!("unknown key `{unknown}`; it is called `{now}` now");
+    }
     let nearest = known.iter().min_by_key(|key| strsim::damerau_levenshtein(key, unknown));
     let nearest = nearest.map(|nearest| format!("; did you mean `{nearest}`?")).unwrap_or_default();
     format!("unknown key `{unknown}`{nearest}")

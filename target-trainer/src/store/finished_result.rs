@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::adapter::{ADAPTER_CONFIG_FILE, ADAPTER_FILE, adapter_files};
+use super::record_format::{NewerFormat, RECORD_FORMAT, refuse_newer};
 use super::removed_adapter::is_removed;
 use super::tensors::TensorError;
 use crate::bounded_read::{open_regular, read_regular};
@@ -25,6 +26,9 @@ const MAX_JSON_BYTES: u64 = 1 << 20;
 /// The content of `report.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Report {
+    /// Earlier versions have not written it.
+    #[serde(default)]
+    format: u32,
     job: String,
     step: u64,
     #[serde(default)]
@@ -66,6 +70,9 @@ pub enum ResultProblem {
     /// It can't be told, because a file can't be read.
     #[error(transparent)]
     File(#[from] FileError),
+    /// A newer version has written it. Whether it is complete can't be told.
+    #[error("`{path}`: {source}", path = .path.display())]
+    Newer { path: PathBuf, source: NewerFormat },
 }
 
 /// Makes the files of a result.
@@ -81,6 +88,7 @@ pub fn result_files(
     let [config, adapter] = adapter_files(recipe, &state.adapter)?;
     let digest = digest_text(&blake3::hash(&adapter.1));
     let report = Report {
+        format: RECORD_FORMAT,
         job: job.to_owned(),
         step: state.cursor.step,
         updates: state.cursor.updates,
@@ -102,6 +110,7 @@ pub fn read_result(dir: &Path, job: &str) -> Result<FinishedResult, ResultProble
     let path = dir.join(REPORT_FILE);
     let incomplete = |path: &Path, reason: String| ResultProblem::Incomplete { path: path.into(), reason };
     let bytes = read_regular(&path, MAX_JSON_BYTES).map_err(|error| problem(&path, error))?;
+    refuse_newer(&bytes).map_err(|source| ResultProblem::Newer { path: path.clone(), source })?;
     let report: Report =
         serde_json::from_slice(&bytes).map_err(|error| incomplete(&path, error.to_string()))?;
     if report.job != job {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::record_format::{RECORD_FORMAT, refuse_newer};
 use crate::bounded_read::{open_regular, read_regular};
 use crate::plain_text::shown;
 use crate::progress::ProgressReader;
@@ -19,6 +20,9 @@ const MAX_REPORT_BYTES: u64 = 1 << 20;
 /// The content of `merge.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MergeReport {
+    /// Earlier versions have not written it.
+    #[serde(default)]
+    pub format: u32,
     /// The job whose adapter was merged.
     pub job: String,
     /// Digest of the adapter.
@@ -55,7 +59,7 @@ pub fn merged_files(
 ) -> Result<Vec<(&'static str, Vec<u8>)>, serde_json::Error> {
     let contents = [config, weights];
     let files = contents.iter().map(|bytes| blake3::hash(bytes).to_hex().to_string()).collect();
-    let report = serde_json::to_vec_pretty(&MergeReport { files, ..report })?;
+    let report = serde_json::to_vec_pretty(&MergeReport { format: RECORD_FORMAT, files, ..report })?;
     Ok(MODEL_FILES.into_iter().zip(contents).chain([(MERGE_REPORT, report)]).collect())
 }
 
@@ -70,6 +74,7 @@ pub fn read_merged(dir: &Path, job: &str) -> Result<MergeReport, MergedProblem> 
     };
     let bytes = read_regular(&dir.join(MERGE_REPORT), MAX_REPORT_BYTES);
     let bytes = bytes.map_err(|error| wrong(MERGE_REPORT, &error))?;
+    refuse_newer(&bytes).map_err(|error| wrong(MERGE_REPORT, &error))?;
     let report: MergeReport = serde_json::from_slice(&bytes).map_err(|error| wrong(MERGE_REPORT, &error))?;
     if report.job != job {
         return Err(wrong(MERGE_REPORT, &format!("it is the report of job `{}`", shown(&report.job))));
@@ -95,6 +100,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let text = |text: &str| text.to_owned();
         let report = MergeReport {
+            format: 0,
             job: text("j"),
             adapter: text("a"),
             base: text("b"),
