@@ -100,6 +100,30 @@ fn submit_decides_by_the_table() {
     }
 }
 
+/// The whole path has a limit, too: in a deep directory, less is left of a name.
+#[test]
+fn submit_shortens_a_name_until_the_kernel_takes_the_whole_path() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut root = dir.path().to_owned();
+    while root.as_os_str().len() < 3800 {
+        root.push("d".repeat(150));
+    }
+    std::fs::create_dir_all(root.join("inbox")).unwrap();
+    let file = dir.path().join("data");
+    std::fs::write(&file, "{\"text\":\"a\"}\n").unwrap();
+    let name = format!("--name={}.jsonl", "n".repeat(249));
+    for _ in 0..2 {
+        let output = run(&["submit", root.to_str().unwrap(), file.to_str().unwrap(), &name]);
+        assert!(output.status.success(), "{}", all_output(&output));
+    }
+    let names = sorted_names(&root.join("inbox"));
+    assert!(names.len() == 2 && names.iter().all(|name| name.ends_with("n.jsonl")), "{names:?}");
+    for name in names {
+        let path = root.join("inbox").join(name);
+        assert!(path.as_os_str().len() == 4095 && std::fs::read(path).is_ok());
+    }
+}
+
 /// A daemon whose output goes to the file `stdout` beside the root. Dropping it kills the daemon.
 struct RunningDaemon(Child);
 
