@@ -31,6 +31,8 @@ const SETTINGS: [&str; 8] = [
 const DATA_FILES: u64 = 8;
 /// Longest time of a round.
 const ROUND_PATIENCE: Duration = Duration::from_secs(90);
+/// Memory that a daemon has at least.
+const MIN_DAEMON_KIB: u64 = 4 << 10;
 /// Memory that the daemon may take.
 const MAX_DAEMON_KIB: u64 = 96 << 10;
 /// How long an ended worker may wait for the daemon.
@@ -206,7 +208,12 @@ impl<'a> Round<'a> {
     fn worker(&self) -> Option<Pid> {
         let children = format!("/proc/{0}/task/{0}/children", self.daemon.id());
         let children = std::fs::read_to_string(children).ok()?;
-        children.split_whitespace().next()?.parse().ok().map(Pid::from_raw)
+        let worker: i32 = children.split_whitespace().next()?.parse().ok()?;
+        // Before that it has the lock of the daemon, and one that is stopped then keeps it: to the next daemon, the
+        // root is in use.
+        let arguments = std::fs::read(format!("/proc/{worker}/cmdline")).ok()?;
+        let is_executed = arguments.split(|byte| *byte == 0).nth(1) == Some(b"worker".as_slice());
+        is_executed.then(|| Pid::from_raw(worker))
     }
 
     fn fault(&mut self, totals: &mut Totals) {
@@ -298,13 +305,16 @@ impl<'a> Round<'a> {
             self.daemon = start_daemon(&self.root, &[]);
         }
         let proc = PathBuf::from(format!("/proc/{}", self.daemon.id()));
-        let handles = std::fs::read_dir(proc.join("fd")).map_or(0, Iterator::count);
         let text = std::fs::read_to_string(proc.join("status")).unwrap_or_default();
         let memory = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = memory.and_then(|text| text.split_whitespace().next()?.parse().ok()).unwrap_or(0);
-        totals.max_daemon_kib = totals.max_daemon_kib.max(kib);
-        totals.max_daemon_handles = totals.max_daemon_handles.max(handles);
-        assert!(kib <= MAX_DAEMON_KIB && handles <= MAX_DAEMON_HANDLES, "{kib} KiB, {handles} handles");
+        let kib: Option<u64> = memory.and_then(|text| text.split_whitespace().next()?.parse().ok());
+        // One that has just been started has nearly no memory, and still the files of this process.
+        if let Some(kib) = kib.filter(|kib| *kib > MIN_DAEMON_KIB) {
+            let handles = std::fs::read_dir(proc.join("fd")).map_or(0, Iterator::count);
+            totals.max_daemon_kib = totals.max_daemon_kib.max(kib);
+            totals.max_daemon_handles = totals.max_daemon_handles.max(handles);
+            assert!(kib <= MAX_DAEMON_KIB && handles <= MAX_DAEMON_HANDLES, "{kib} KiB, {handles} handles");
+        }
         self.observe_zombies();
         let done = sorted_names(&self.root.path().join("done"));
         // An unfinished result has a name of its own.

@@ -119,7 +119,7 @@ fn open_to_read(path: &Path) -> Result<File, Error> {
     OpenOptions::new().read(true).custom_flags(O_NOFOLLOW | O_NONBLOCK).open(path)
 }
 
-/// Parts of the file that are like no others, those nearest to `part` first. Each lies among others of this kind: at
+/// Parts of the file that are like no others, those nearest to `part` first, and texts last. Each lies among others of this kind: at
 /// the border of two tensors, a part may be nowhere in memory as a whole.
 fn distinctive_runs(file: &File, part: FilePart) -> Result<Vec<Run>, Error> {
     let len_bytes = file.metadata()?.len();
@@ -139,6 +139,8 @@ fn distinctive_runs(file: &File, part: FilePart) -> Result<Vec<Run>, Error> {
         }
     }
     runs.dedup_by_key(|run| run.offset);
+    // A text among other bytes is a header. Programs keep copies of it that they no longer use.
+    runs.sort_by_key(|run| run.bytes.is_ascii());
     Ok(runs)
 }
 
@@ -252,6 +254,16 @@ mod tests {
         assert_eq!(of(&varied, FilePart::End), [0]);
         assert!(of(&zeros, FilePart::Middle).is_empty() && of(&varied[..63], FilePart::Start).is_empty());
         assert!(of(&[], FilePart::Middle).is_empty());
+    }
+
+    #[test]
+    fn what_is_no_text_comes_before_a_header() {
+        let text: Vec<u8> = (b' '..=b'~').cycle().take(8 * RUN_BYTES).collect();
+        let numbers: Vec<u8> = (0..=255).cycle().take(32 * RUN_BYTES).collect();
+        let file = file_of(&[text, numbers].concat());
+        let offset = |run: &Run| run.offset / RUN_BYTES as u64;
+        let runs = distinctive_runs(&file, FilePart::Start).unwrap();
+        assert_eq!(runs.iter().map(offset).collect::<Vec<_>>(), [16, 0, 1, 4]);
     }
 
     #[test]
