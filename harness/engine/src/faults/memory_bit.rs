@@ -140,8 +140,12 @@ fn distinctive_runs(file: &File, part: FilePart) -> Result<Vec<Run>, Error> {
     }
     runs.dedup_by_key(|run| run.offset);
     // A text among other bytes is a header. Programs keep copies of it that they no longer use.
-    runs.sort_by_key(|run| run.bytes.is_ascii());
+    runs.sort_by_key(|run| is_text(&run.bytes));
     Ok(runs)
+}
+
+fn is_text(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace())
 }
 
 fn is_distinctive(bytes: &[u8]) -> bool {
