@@ -4,21 +4,11 @@
 #[path = "../shared/server.rs"]
 mod server;
 
-use std::cell::LazyCell;
-
 use libfuzzer_sys::fuzz_target;
 use server::ServerCheck;
 
-thread_local! {
-    /// The server of this process, with a root in a directory of its own.
-    static SERVER: LazyCell<ServerCheck> = LazyCell::new(|| {
-        let dir = std::env::temp_dir().join(format!("trainwreck-fuzz-server-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&dir);
-        std::fs::create_dir(&dir).expect("a temporary directory can be made");
-        ServerCheck::new(&dir, &[])
-    });
-}
-
 fuzz_target!(|data: &[u8]| {
-    SERVER.with(|server| server.check(data));
+    // One root for each input: libFuzzer ends without removing anything.
+    let dir = tempfile::tempdir().expect("a temporary directory can be made");
+    ServerCheck::new(dir.path(), &[]).check(data);
 });

@@ -121,7 +121,7 @@ fn check(before: &[Value], changes: &[Value]) -> Recording {
         output_pipes: Vec::new(),
         saved_pattern: None,
         announced: Vec::new(),
-        internal_pattern: None,
+        phase: None,
     };
     let recorder = Arc::new(Mutex::new(OpRecorder::new(config).unwrap()));
     let options = FilterOptions { extra_kinds: Vec::new(), connections: false, ..FilterOptions::default() };

@@ -83,7 +83,7 @@ fn record(argv: &[&str], change: fn(&Path)) -> RecordedRun {
         output_pipes: Vec::new(),
         saved_pattern: None,
         announced: Vec::new(),
-        internal_pattern: None,
+        phase: None,
     };
     let recorder = Arc::new(Mutex::new(OpRecorder::new(config).unwrap()));
     let (exit, output) = setup.run(argv, &FilterOptions::default(), &recorder);

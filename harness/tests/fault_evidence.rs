@@ -9,7 +9,7 @@ mod support;
 
 use std::process::ExitCode;
 
-use scenarios::{Event, Verdict};
+use scenarios::Verdict;
 use support::command::workspace;
 use support::machine::{GATE, Need, SANDBOX, missing};
 use support::scenario_run::{ScenarioFiles, ScenarioRun};
@@ -243,8 +243,6 @@ fn main() -> ExitCode {
         a_trial_counts_only_if_each_fault_was_effective,
         a_call_that_does_not_come_in_each_run_is_tried_again_and_counted,
         a_changed_clock_counts_if_the_target_asks_for_the_time_afterwards,
-        a_fault_at_a_line_comes_before_the_next_line,
-        a_target_waits_for_a_command_if_the_scenario_says_so,
     ];
     trials.extend(trials![
         missing(GATE.iter().chain(&[Need::Program("python3")]));
@@ -452,62 +450,5 @@ fn a_call_that_does_not_come_in_each_run_is_tried_again_and_counted() {
         }
         let repeated = run.events().filter(|event| matches!(event, scenarios::Event::TrialRepeated { .. }));
         assert_eq!(repeated.count(), if is_inconclusive { 2 } else { 4 }, "{}", run.printed);
-    }
-}
-
-/// A trainer without any wait: it has printed hundreds of steps before somebody has read one.
-const HASTY: &str = r"
-version: 1
-id: hasty
-title: a trainer that prints steps as fast as it can
-program: sh
-start: ['{program}', -c, '[ -e begun ] && echo had begun $(tail -n 1 begun); exec 3>>begun; STEPS; echo finished with 1']
-announces: {step: '^(step |worker: )(?<step>\d+)'}
-same: '^finished with (?<value>\d+)'
-timeouts: {stall: 30 s, finish: 120 s}
-";
-const ALONE: &str = "i=0; while [ $i -lt 2000 ]; do i=$((i+1)); echo $i >&3; echo step $i; done";
-/// A worker tells its supervisor, which prints it. The last one, the supervisor, is the main process.
-const WITH_WORKER: &str = "i=0; while [ $i -lt 2000 ]; do i=$((i+1)); echo $i >&3; echo worker: $i; done | \
-                           while read w n; do echo step $n; done";
-
-fn a_fault_at_a_line_comes_before_the_next_line() {
-    let methods = ["crash: {when: {step: 400}}", "crash: {when: {output: '^(step|worker:) 400$'}}"];
-    for (steps, method) in
-        [ALONE, WITH_WORKER].into_iter().flat_map(|steps| methods.map(|method| (steps, method)))
-    {
-        let scenario = format!(
-            "version: 1\nid: proc-01\ntitle: a fault at a line\nseverity: extra\ntarget: {{use: target.yaml}}\n\
-             method:\n  - {method}\nexpect:\n  - always: {{outcome: [recovered]}}\n"
-        );
-        let run = ScenarioFiles { target: HASTY.replace("STEPS", steps), scenario }.run();
-        let trial = run.events().skip_while(|event| !matches!(event, Event::TrialStarted { .. }));
-        let first_start = trial.take_while(|event| !matches!(event, Event::TargetEnded { .. }));
-        let printed = first_start.filter_map(|event| match event {
-            Event::Step { step, .. } => Some(*step),
-            _ => None,
-        });
-        assert_eq!(printed.max(), Some(400), "{method} {steps}: {}", run.printed);
-        assert!(run.trial_output().contains(&"had begun 400"), "{method} {steps}: {:?}", run.trial_output());
-    }
-}
-
-/// While a command runs for which the target waits, the target does nothing. For another it does not wait.
-fn a_target_waits_for_a_command_if_the_scenario_says_so() {
-    for (wait, is_held) in [("true", true), ("false", false)] {
-        let command = "sleep 0.3 && tail -n 1 {root}/begun >{root}/seen";
-        let method = format!(
-            "run-command: {{command: [sh, -c, '{command}'], target-waits: {wait}, when: {{output: '^step 400$'}}}}"
-        );
-        let scenario = format!(
-            "version: 1\nid: proc-01\ntitle: a command at a line\nseverity: extra\ntarget: {{use: target.yaml}}\n\
-             method:\n  - {method}\nexpect:\n  - always: {{outcome: [recovered]}}\n  \
-             - always: {{files: {{matching: seen, containing: '400', min: {min}, max: {min}}}}}\n",
-            min = u8::from(is_held)
-        );
-        // It lasts until the command has ended.
-        let steps = format!("cd {{root}}; exec 3>>begun; {ALONE}; [ -e seen ] || sleep 1");
-        let run = ScenarioFiles { target: HASTY.replace("STEPS", &steps), scenario }.run();
-        assert!(matches!(run.verdict(), Verdict::Survived), "{wait}: {}", run.printed);
     }
 }

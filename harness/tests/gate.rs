@@ -48,6 +48,7 @@ fn tests() -> Vec<Trial> {
         a_kill_happens_before_during_or_after_a_call,
         a_file_is_swapped_between_check_and_use,
         a_delayed_call_delays_no_other,
+        a_delay_lasts_until_what_is_due_before_its_end_is_done,
         the_target_ends_when_the_harness_is_killed,
     ];
     let with = |need| missing(GATE.iter().chain([&need]));
@@ -117,7 +118,7 @@ fn record_and_compare(argv: &[&str], check: impl FnOnce(&Recording)) {
         output_pipes: Vec::new(),
         saved_pattern: None,
         announced: Vec::new(),
-        internal_pattern: None,
+        phase: None,
     };
     let recorder = Arc::new(Mutex::new(OpRecorder::new(config).unwrap()));
     let (exit, output) = setup.run(
@@ -244,7 +245,7 @@ fn every_line_is_written_once(run: SignalRun, arguments: &[&str]) {
                 output_pipes: Vec::new(),
                 saved_pattern: None,
                 announced: Vec::new(),
-                internal_pattern: None,
+                phase: None,
             };
             let recorder = Arc::new(Mutex::new(OpRecorder::new(config).unwrap()));
             let ended = setup.run(&argv, &options, &recorder);
@@ -406,6 +407,36 @@ fn a_delayed_call_delays_no_other() {
     assert_eq!((exit, &output[..]), (ProcessExit::Exited(0), "quick first: yes\n"));
     assert!(start.elapsed() > Duration::from_millis(800));
     assert_eq!(setup.file("slow").unwrap(), b"slow");
+}
+
+/// Delays every call by a millisecond, and is late with something that is due before that.
+struct LateRun {
+    done_at: Instant,
+}
+
+impl CallHandler for LateRun {
+    fn decide(&mut self, _call: &InterceptedCall) -> CallDecision {
+        CallDecision::Delay(Duration::from_millis(1))
+    }
+
+    fn may_end_delay(&mut self, _due: Instant) -> bool {
+        Instant::now() >= self.done_at
+    }
+
+    fn on_failure(&mut self, failure: GateFailure) {
+        panic!("{failure}");
+    }
+}
+
+fn a_delay_lasts_until_what_is_due_before_its_end_is_done() {
+    let setup = WatchedSandbox::new();
+    let late = LateRun { done_at: Instant::now() + Duration::from_secs(1) };
+    let done_at = late.done_at;
+    let handler = Arc::new(Mutex::new(late));
+    let (exit, _) = setup.run(&["sh", "-c", "echo slow >slow"], &FilterOptions::default(), &handler);
+    assert_eq!(exit, ProcessExit::Exited(0));
+    assert!(Instant::now() >= done_at);
+    assert_eq!(setup.file("slow").unwrap(), b"slow\n");
 }
 
 /// The arguments that explore a program, which takes more arguments.

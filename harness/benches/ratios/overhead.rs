@@ -183,7 +183,7 @@ fn measure_program(gate: GateMode, program: &[&str]) -> f64 {
                 output_pipes: Vec::new(),
                 saved_pattern: None,
                 announced: Vec::new(),
-                internal_pattern: None,
+                phase: None,
             };
             let recorder = OpRecorder::new(config).unwrap();
             let recorder = Arc::new(Mutex::new(recorder));

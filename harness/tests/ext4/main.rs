@@ -147,7 +147,7 @@ fn record_and_crash(
         output_pipes: Vec::new(),
         saved_pattern: None,
         announced: Vec::new(),
-        internal_pattern: None,
+        phase: None,
     };
     let recorder = OpRecorder::new(config).unwrap();
     let shutdown_recorder = ShutdownRecorder {

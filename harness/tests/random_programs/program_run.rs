@@ -97,7 +97,7 @@ fn record(
         output_pipes: Vec::new(),
         saved_pattern: None,
         announced: Vec::new(),
-        internal_pattern: None,
+        phase: None,
     };
     let recorder = RecordedCalls { recorder: OpRecorder::new(config).unwrap(), defect };
     let recorder = Arc::new(Mutex::new(recorder));

@@ -29,8 +29,8 @@ fault!(
         /// `false`.
         #[serde(default)]
         adds_work: bool,
-        /// `true`: the thread that printed the line at which they start waits until they have ended, 3 seconds at
-        /// most. Default: `false`.
+        /// `true`: the thread that printed the line at which they start changes no file and prints nothing until they
+        /// have ended. If that takes more than 3 seconds, the fault is not effective. Default: `false`.
         #[serde(default)]
         target_waits: bool,
         /// How many of them run at the same time, 256 at most. Default: 1.

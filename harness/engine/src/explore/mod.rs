@@ -37,7 +37,7 @@ pub use record::{
     AttributesId, ByteSource, CommandRecording, ContentPiece, ContentReader, CopyReport, CountedPaths,
     FileAttributes, FileContent, FileNode, FileNodeKind, FileTime, FirstCrash, GatedRun, KeepRecordingSpec,
     KeptRecording, LargeTreeProgress, MAX_COPIED_BYTES, NameChange, NodeId, Op, OpEffect, OpKind, OpRecorder,
-    OverlayObstacle, RECORDING_FACTOR, RecordSpec, RecorderConfig, Recording, RecordingGaps,
+    OverlayObstacle, PhaseLines, RECORDING_FACTOR, RecordSpec, RecorderConfig, Recording, RecordingGaps,
     RecordingProgress, UnsetAttributes, WatchedRoot, copy_tree,
 };
 pub use replay::{

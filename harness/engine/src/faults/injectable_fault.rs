@@ -138,6 +138,9 @@ pub trait InjectableFault: Send {
         false
     }
 
+    /// The thread that printed the trigger's line has waited for it, and goes on although it is not done.
+    fn on_waited_in_vain(&mut self) {}
+
     /// How commands have ended that it runs. Each is returned once.
     fn take_command_exits(&mut self) -> Vec<ProcessExit> {
         Vec::new()

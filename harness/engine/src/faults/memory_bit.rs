@@ -119,8 +119,8 @@ fn open_to_read(path: &Path) -> Result<File, Error> {
     OpenOptions::new().read(true).custom_flags(O_NOFOLLOW | O_NONBLOCK).open(path)
 }
 
-/// Parts of the file that are like no others, those nearest to `part` first, and texts last. Each lies among others of this kind: at
-/// the border of two tensors, a part may be nowhere in memory as a whole.
+/// Parts of the file that are like no others, those nearest to `part` first, and texts last. Each lies among others of
+/// this kind: at the border of two tensors, a part may be nowhere in memory as a whole.
 fn distinctive_runs(file: &File, part: FilePart) -> Result<Vec<Run>, Error> {
     let len_bytes = file.metadata()?.len();
     let count = len_bytes / RUN_BYTES as u64;

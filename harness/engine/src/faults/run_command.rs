@@ -156,6 +156,13 @@ impl InjectableFault for RunningCommands {
         self.planned.target_waits && !self.running.is_empty()
     }
 
+    fn on_waited_in_vain(&mut self) {
+        if self.planned.target_waits {
+            let planned = commands(self.planned.copies as usize);
+            self.failure.get_or_insert(format!("the target went on before the end of {planned}"));
+        }
+    }
+
     fn tick(&mut self, context: &FaultContext<'_>) -> Result<(), FaultError> {
         self.look(context)
     }

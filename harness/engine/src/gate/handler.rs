@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
@@ -212,6 +212,11 @@ pub trait CallHandler: Send {
     /// it need not wait.
     fn holds(&mut self, _tid: i32) -> bool {
         false
+    }
+
+    /// Whether a call whose delay is over at `due` continues now. It is asked again soon.
+    fn may_end_delay(&mut self, _due: Instant) -> bool {
+        true
     }
 
     /// How far the target's wall clock is from the machine's, if the filter intercepts calls for the time.

@@ -189,10 +189,13 @@ impl<O: CallHandler> Supervisor<O> {
     }
 
     fn continue_due_calls(&mut self) -> Result<(), GateFailure> {
-        while self.delayed.peek().is_some_and(|next| next.due <= Instant::now()) {
-            if let Some(next) = self.delayed.pop() {
-                respond(self.listener.as_fd(), next.notification_id, NotificationResponse::Continue)?;
-            }
+        let now = Instant::now();
+        while let Some(next) = self.delayed.peek()
+            && next.due <= now
+            && self.handler.locked().may_end_delay(next.due)
+        {
+            respond(self.listener.as_fd(), next.notification_id, NotificationResponse::Continue)?;
+            self.delayed.pop();
         }
         Ok(())
     }

@@ -181,6 +181,11 @@ impl ActiveFault {
         self.phase == FaultPhase::Armed || self.phase.is_active() && self.injectable.is_awaited()
     }
 
+    /// A thread of the target has waited for it, and goes on.
+    pub(super) fn on_waited_in_vain(&mut self) {
+        self.injectable.on_waited_in_vain();
+    }
+
     /// Whether the fault has stopped the target.
     pub(super) fn pauses_target(&self) -> bool {
         self.injectable.pauses_target()

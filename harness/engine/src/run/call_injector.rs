@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use scenarios::{CallKind, TargetFile};
@@ -22,6 +22,7 @@ use crate::run::armed_call_fault::{ArmedCallFault, CallProgress};
 use crate::run::call_counter::CallCounter;
 use crate::run::call_evidence::{CallEvidence, DecidedCall, call_evidence};
 use crate::run::file_modes::modes_allow;
+use crate::run::injector_exchange::InjectorExchange;
 use crate::run::line_waits::LineWaits;
 use crate::run::phase_tracker::PhaseTrackers;
 use crate::run::printed_lines::PrintedLines;
@@ -109,10 +110,8 @@ pub(super) struct CallInjector {
     watched_call: Option<InterceptedCall>,
     /// The kill that was decided, with its evidence.
     pending_kill: Option<PendingKill>,
-    /// The first failure of the gate. The trial is worth nothing then.
-    failure: Option<GateFailure>,
     connections: ConnectionLog,
-    line_waits: Arc<Mutex<LineWaits>>,
+    exchange: Arc<Mutex<InjectorExchange>>,
 }
 
 /// A call injector and the receiver of its events.
@@ -120,8 +119,7 @@ pub(super) struct InjectorHandle {
     pub(super) injector: Arc<Mutex<CallInjector>>,
     events: Receiver<InjectorEvent>,
     filter_options: FilterOptions,
-    /// Has a lock of its own: the run looks at it while the injector waits for the run.
-    line_waits: Arc<Mutex<LineWaits>>,
+    exchange: Arc<Mutex<InjectorExchange>>,
 }
 
 /// Whose calls are handled, and in which directory.
@@ -146,7 +144,9 @@ impl InjectorHandle {
         let armed_faults: Vec<ArmedCallFault> =
             faults.iter().filter_map(|planned| ArmedCallFault::arm(planned, &target.root)).collect();
         let line_waits = LineWaits::of(target.target, faults);
-        let outputs_only = armed_faults.is_empty() && refusals.is_empty() && clock.is_none();
+        // What is held must not change files either.
+        let holds = faults.iter().any(|planned| planned.fault.effect.spec().holds_target());
+        let outputs_only = armed_faults.is_empty() && refusals.is_empty() && clock.is_none() && !holds;
         if outputs_only && !(may_be_gate && line_waits.is_waiting()) {
             return None;
         }
@@ -158,7 +158,7 @@ impl InjectorHandle {
         let mut handle = InjectorHandle::new(target, phases, kinds);
         handle.filter_options.wall_clock = clock.is_some();
         handle.filter_options.outputs_only = outputs_only;
-        *handle.line_waits.locked() = line_waits;
+        handle.exchange().line_waits = line_waits;
         let injector = Arc::get_mut(&mut handle.injector)?.locked_mut();
         (injector.armed_faults, injector.refusals, injector.clock) = (armed_faults, refusals, clock);
         Some(handle)
@@ -202,7 +202,8 @@ impl InjectorHandle {
         let filter_options =
             FilterOptions { extra_kinds: kinds, connections: false, ..FilterOptions::default() };
         let (sender, events) = channel();
-        let line_waits = Arc::new(Mutex::new(LineWaits::of(target.target, &[])));
+        let exchange = InjectorExchange::new(LineWaits::of(target.target, &[]));
+        let exchange = Arc::new(Mutex::new(exchange));
         let injector = CallInjector {
             root: target.root,
             armed_faults: Vec::new(),
@@ -219,11 +220,10 @@ impl InjectorHandle {
             pending: None,
             watched_call: None,
             pending_kill: None,
-            failure: None,
             connections: ConnectionLog::default(),
-            line_waits: Arc::clone(&line_waits),
+            exchange: Arc::clone(&exchange),
         };
-        InjectorHandle { injector: Arc::new(Mutex::new(injector)), events, filter_options, line_waits }
+        InjectorHandle { injector: Arc::new(Mutex::new(injector)), events, filter_options, exchange }
     }
 
     /// Which calls the seccomp filter must stop.
@@ -236,45 +236,29 @@ impl InjectorHandle {
         self.events.try_recv().ok()
     }
 
+    /// What the run and the injector tell each other. A call may wait for the run meanwhile, unlike with the
+    /// functions below: they are for the time in which the target does not run.
+    pub(super) fn exchange(&self) -> MutexGuard<'_, InjectorExchange> {
+        self.exchange.locked()
+    }
+
     /// Whether calls are counted or watched, or may still be altered. If not, the target runs without the gate.
     pub(super) fn is_needed(&self) -> bool {
-        let injector = self.injector.locked();
+        let mut injector = self.injector.locked();
+        injector.disarm_ended_faults();
         injector.counters.is_some()
             || !injector.refusals.is_empty()
             || injector.clock.is_some()
             || injector.armed_faults.iter().any(ArmedCallFault::is_pending)
-            || self.line_waits.locked().is_waiting()
-    }
-
-    /// The run has handled a line. The threads that waited for that go on.
-    pub(super) fn lines_handled(&self, waiting: impl FnOnce() -> Vec<u32>) {
-        let mut waits = self.line_waits.locked();
-        if waits.is_waiting() {
-            waits.set_waiting(waiting());
-        }
+            || self.exchange().line_waits.is_waiting()
     }
 
     /// Sets the outputs with which the target's main process is about to be started.
     pub(super) fn set_main_outputs(&self, outputs: &[FileId]) {
-        self.line_waits.locked().begin_attempt();
+        self.exchange().line_waits.begin_attempt();
         let mut injector = self.injector.locked();
         injector.phases.set_main_outputs(outputs);
         injector.with_snapshots(|snapshots| snapshots.set_main_outputs(outputs));
-    }
-
-    /// The failure of the gate, if it has failed.
-    pub(super) fn failure(&self) -> Option<GateFailure> {
-        self.injector.locked().failure.clone()
-    }
-
-    /// Ends a persistent fault: later calls are not altered.
-    pub(super) fn end_fault(&self, fault: u32) {
-        let mut injector = self.injector.locked();
-        injector
-            .armed_faults
-            .iter_mut()
-            .filter(|armed| armed.number == fault)
-            .for_each(ArmedCallFault::disarm);
     }
 
     /// How far it got with a fault. `None`: the fault waits for no call.
@@ -306,13 +290,21 @@ impl CallInjector {
     /// Follows what the current call has written to an output.
     fn on_output_written(&mut self, pipe: FileId, tid: i32) {
         for line in self.printed.on_output_written(pipe) {
-            self.line_waits.locked().on_line(tid, &line.text);
+            self.exchange.locked().line_waits.on_line(tid, &line.text);
             let ended = self.phases.on_line(&line);
             if self.measured_phase.as_ref().is_some_and(|measured| ended.contains(measured)) {
                 (self.on_phase_end)();
             }
             self.with_snapshots(|snapshots| snapshots.on_line(&line));
         }
+    }
+
+    /// Later calls are not altered by faults that are over.
+    fn disarm_ended_faults(&mut self) {
+        let exchange = self.exchange.locked();
+        let ended =
+            self.armed_faults.iter_mut().filter(|armed| exchange.ended_faults.contains(&armed.number));
+        ended.for_each(ArmedCallFault::disarm);
     }
 
     /// A fault has had an effect.
@@ -412,6 +404,7 @@ impl CallHandler for CallInjector {
             counters.iter_mut().for_each(|counter| counter.count(call, &self.root, &self.phases));
             return CallDecision::Continue;
         }
+        self.disarm_ended_faults();
         let decision = self.decision_of_faults(call);
         self.watched_call = self.is_watched(call).then(|| call.clone());
         match decision {
@@ -445,7 +438,7 @@ impl CallHandler for CallInjector {
     }
 
     fn on_failure(&mut self, failure: GateFailure) {
-        self.failure.get_or_insert(failure);
+        self.exchange.locked().failure.get_or_insert(failure);
     }
 
     fn on_payload(&mut self, bytes: &[u8]) {
@@ -462,7 +455,11 @@ impl CallHandler for CallInjector {
     }
 
     fn holds(&mut self, tid: i32) -> bool {
-        self.line_waits.locked().holds(tid)
+        self.exchange.locked().line_waits.holds(tid)
+    }
+
+    fn may_end_delay(&mut self, due: Instant) -> bool {
+        self.exchange.locked().may_end_delay(due)
     }
 
     fn clock_shift(&self) -> ClockShift {

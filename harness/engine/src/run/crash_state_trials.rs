@@ -10,8 +10,8 @@ use scenarios::{CrashModel, CrashStates, Ending, Event, MAX_COUNTED_CANDIDATES, 
 use crate::announcements::{Announced, Announcement, AnnouncementPatterns};
 use crate::explore::{
     CrashCandidate, CrashState, ExploreScope, FsModel, GatedRun, MaterializePlace, NodeId, OpEffect,
-    RECORDING_FACTOR, Recording, WatchedRoot, copy_tree, describe_evidence, describe_state, enumerate_until,
-    materialize,
+    PhaseLines, RECORDING_FACTOR, Recording, WatchedRoot, copy_tree, describe_evidence, describe_state,
+    enumerate_until, materialize,
 };
 use crate::file_error::file_error;
 use crate::observe::Reporter;
@@ -70,9 +70,11 @@ pub(super) fn record(
     let env = TrialEnv::build(first.clone(), config)?;
     let launch = env.trainer().start();
     let phase = selection.phase.as_ref().and_then(|name| config.target.phases().get(name));
-    let begins = phase.map(|phase| phase.begins().clone());
-    let mut recorded = record_run(env, config, &launch, &first, begins.clone())?;
-    if let Some(begins) = begins.filter(|begins| phase_begins(&recorded.recording, begins).is_empty()) {
+    let lines = phase.map(|phase| PhaseLines { begins: phase.begins().clone(), ends: phase.ends().clone() });
+    let mut recorded = record_run(env, config, &launch, &first, lines.clone())?;
+    if let Some(begins) =
+        lines.map(|lines| lines.begins).filter(|begins| phase_begins(&recorded.recording, begins).is_empty())
+    {
         let phase = selection.phase.clone().unwrap_or_default();
         recorded.unmatched = Some(format!("`phases: {phase}: begins`, `{begins}`"));
         return Ok(recorded);
@@ -98,7 +100,7 @@ fn record_run(
     config: TrialConfig<'_>,
     launch: &LaunchSpec,
     dir: &Path,
-    internal_pattern: Option<Regex>,
+    phase: Option<PhaseLines>,
 ) -> Result<RecordedRun, RunError> {
     let (root, originals) = (env.sandbox.root_on_host().to_path_buf(), dir.join("originals"));
     let data_dir = env.submitted_data().to_path_buf();
@@ -111,7 +113,7 @@ fn record_run(
         payload_log: &dir.join("payload-log"),
         saved_pattern: config.target.announces().saved().cloned(),
         announced: AnnouncementPatterns::of_target(config.target).all(),
-        internal_pattern,
+        phase,
         unfollowed: &[],
         // Those of the baseline are noted already.
         notes_connections: false,

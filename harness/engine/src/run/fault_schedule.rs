@@ -192,6 +192,13 @@ impl<'a> FaultSchedule<'a> {
         Ok(())
     }
 
+    /// A thread of the target has waited for this fault, and goes on although it is not injected, or not done.
+    pub(super) fn on_waited_in_vain(&mut self, fault: u32) {
+        if let Some(active) = self.fault(fault) {
+            active.on_waited_in_vain();
+        }
+    }
+
     /// Handles the end of an attempt.
     pub(super) fn on_target_ended(&mut self, ending: Ending, attempt: &AttemptTermination) {
         for termination in &mut self.terminations {

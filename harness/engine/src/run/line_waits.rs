@@ -14,12 +14,15 @@ use crate::run::moment::Moment;
 const MAX_HOLD: Duration = Duration::from_secs(3);
 
 /// The faults that wait for a line, and the threads that have printed one.
+#[derive(Default)]
 pub(super) struct LineWaits {
     patterns: AnnouncementPatterns,
     triggers: BTreeMap<u32, Trigger>,
     /// The faults among them that have not been injected, or are awaited.
     waiting: Vec<u32>,
     held: BTreeMap<i32, HeldThread>,
+    /// The faults for which a thread has waited in vain, and that are not told yet.
+    in_vain: Vec<u32>,
 }
 
 /// A thread that has printed a line.
@@ -41,7 +44,13 @@ impl LineWaits {
             waiting: triggers.keys().copied().collect(),
             triggers,
             held: BTreeMap::new(),
+            in_vain: Vec::new(),
         }
+    }
+
+    /// The faults for which a thread has waited in vain. Each is told once.
+    pub(super) fn take_in_vain(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.in_vain)
     }
 
     /// Whether a fault waits for a line.
@@ -92,6 +101,7 @@ impl LineWaits {
         self.held.clear();
         self.waiting.retain(|fault| !late.contains(fault));
         late.iter().for_each(|fault| drop(self.triggers.remove(fault)));
+        self.in_vain.extend(late);
         false
     }
 }

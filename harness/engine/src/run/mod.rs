@@ -19,6 +19,7 @@ mod file_modes;
 mod forked_envs;
 mod gated_process;
 mod gpu_call_counters;
+mod injector_exchange;
 mod line_waits;
 mod missing_effect;
 mod moment;

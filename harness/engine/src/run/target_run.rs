@@ -257,6 +257,13 @@ impl<'a> TargetRun<'a> {
     }
 
     fn follow_to_exit(&mut self, attempt: &mut Attempt) -> Result<ProcessExit, RunError> {
+        self.set_done_until(Some(Instant::now()));
+        let exit = self.follow(attempt);
+        self.set_done_until(None);
+        exit
+    }
+
+    fn follow(&mut self, attempt: &mut Attempt) -> Result<ProcessExit, RunError> {
         let mut ticked_at = Instant::now();
         loop {
             match attempt.lines.next_line(POLL_INTERVAL).map_err(RunError::Output)? {
@@ -299,18 +306,33 @@ impl<'a> TargetRun<'a> {
     /// Threads that have printed a line go on, unless a fault waits for it or is still being done.
     fn let_go_on(&self, attempt: &Attempt) {
         if let Some(injector) = &self.injector {
-            injector.lines_handled(|| self.faults.waiting_for_lines(&attempt.termination));
+            let waits = &mut injector.exchange().line_waits;
+            if waits.is_waiting() {
+                waits.set_waiting(self.faults.waiting_for_lines(&attempt.termination));
+            }
+        }
+    }
+
+    /// Everything that was due at this time is done. `None`: nothing is done by the time from now on.
+    fn set_done_until(&self, time: Option<Instant>) {
+        if let Some(injector) = &self.injector {
+            injector.exchange().set_done_until(time);
         }
     }
 
     /// Does everything that depends on time. Called at least every [`POLL_INTERVAL`].
     fn tick(&mut self, attempt: &mut Attempt) -> Result<(), RunError> {
+        let now = Instant::now();
         self.tick_faults()?;
         let elapsed = attempt.started_at.elapsed();
         self.faults.on_elapsed(Moment::Elapsed(elapsed), &self.context, &mut attempt.termination)?;
         self.handle_injector_events(attempt)?;
         self.let_go_on(attempt);
-        self.check_timeouts(attempt)
+        let in_vain = self.injector.iter().flat_map(|injector| injector.exchange().line_waits.take_in_vain());
+        in_vain.for_each(|fault| self.faults.on_waited_in_vain(fault));
+        self.check_timeouts(attempt)?;
+        self.set_done_until(Some(now));
+        Ok(())
     }
 
     /// What depends on time also between two attempts.
@@ -339,7 +361,7 @@ impl<'a> TargetRun<'a> {
     /// Ends the call injector's faults that are over, so that later calls are not altered.
     fn end_finished_call_faults(&self) {
         if let Some(injector) = &self.injector {
-            self.faults.finished_call_faults().for_each(|fault| injector.end_fault(fault));
+            injector.exchange().ended_faults.extend(self.faults.finished_call_faults());
         }
     }
 
@@ -347,7 +369,7 @@ impl<'a> TargetRun<'a> {
         while let Some(event) = self.injector.as_ref().and_then(InjectorHandle::next_event) {
             self.faults.on_injector_event(event, &self.context, &mut attempt.termination)?;
         }
-        match self.injector.as_ref().and_then(InjectorHandle::failure) {
+        match self.injector.as_ref().and_then(|injector| injector.exchange().failure.clone()) {
             Some(failure) => Err(RunError::NotFollowed(failure)),
             None => Ok(()),
         }

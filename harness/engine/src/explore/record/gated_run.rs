@@ -14,8 +14,10 @@ use regex::Regex;
 use scenarios::{ExplorationNote, FailedRun, OutputLine, OutputStream, UndisturbedCommand};
 
 use super::final_tree::TreeComparison;
+use super::forward_waits::PhaseLines;
 use super::initial_tree::WatchedRoot;
-use super::op_recorder::{OpRecorder, RecorderConfig};
+use super::op_recorder::OpRecorder;
+use super::recorder_config::RecorderConfig;
 use super::recording::{Op, OpEffect, Recording};
 use super::run_watch::{RecordingProgress, RestOfRun, RunWatch};
 use crate::explore::error::ExploreError;
@@ -47,8 +49,8 @@ pub struct GatedRun<'a> {
     pub saved_pattern: Option<Regex>,
     /// Further lines that are recorded however long the output is: those by which recoveries are judged.
     pub announced: Vec<Regex>,
-    /// Lines that one process of the target sends to another and that are recorded too.
-    pub internal_pattern: Option<Regex>,
+    /// A phase whose crash states are wanted.
+    pub phase: Option<PhaseLines>,
     /// Files and directories, as the target sees them, of which changes that could not be followed are accepted.
     pub unfollowed: &'a [PathBuf],
     /// Whether the connections that the command tries to make are noted.
@@ -224,7 +226,7 @@ impl GatedRun<'_> {
                 .map_err(ExploreError::system("identify a pipe"))?,
             saved_pattern: self.saved_pattern.clone(),
             announced: self.announced.clone(),
-            internal_pattern: self.internal_pattern.clone(),
+            phase: self.phase.clone(),
         };
         let recorder = OpRecorder::new(config);
         let mut recorder = recorder

@@ -13,6 +13,7 @@ mod directory_walk;
 mod empty_directory;
 mod final_tree;
 mod format_boundaries;
+mod forward_waits;
 mod gated_run;
 mod initial_tree;
 mod kept_recording;
@@ -24,6 +25,7 @@ mod record_spec;
 mod recorded_effects;
 mod recorded_lines;
 mod recorded_path;
+mod recorder_config;
 mod recording;
 mod run_watch;
 mod tree_size;
@@ -42,12 +44,14 @@ pub(super) use content_patch::ContentPatch;
 pub use copy_tree::{CopyReport, copy_tree};
 pub(super) use empty_directory::{empty_directory, open_subdirectory};
 pub(super) use format_boundaries::aligned_neighbors;
+pub use forward_waits::PhaseLines;
 pub use gated_run::{CommandRecording, GatedRun, RECORDING_FACTOR};
 pub use initial_tree::WatchedRoot;
 pub use kept_recording::{KeepRecordingSpec, KeptRecording};
 pub(super) use kept_recording::{keep_recording, read_recording};
-pub use op_recorder::{OpRecorder, RecorderConfig};
+pub use op_recorder::OpRecorder;
 pub use record_spec::{FirstCrash, RecordSpec};
+pub use recorder_config::RecorderConfig;
 pub use recording::{
     AttributesId, CountedPaths, FileNode, FileNodeKind, NameChange, NodeId, Op, OpEffect, OpKind, Recording,
     RecordingGaps,
@@ -101,7 +105,7 @@ pub(super) fn record(
         payload_log: &spec.work_dir.join("payload-log"),
         saved_pattern: spec.saved_pattern.clone(),
         announced: spec.announced.clone(),
-        internal_pattern: None,
+        phase: None,
         unfollowed: &spec.unfollowed,
         notes_connections: spec.host_access.network == NetworkAccess::Private,
         time_limit: spec.time_limit,

@@ -7,7 +7,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use regex::Regex;
 use scenarios::{ExplorationNote, PAGE_BYTES};
 
 use super::attribute_changes::{AttributeChange, AttributeTable, AttributeTracker, PendingCall};
@@ -21,6 +20,7 @@ use super::initial_tree::{InitialTree, WatchedRoot};
 use super::payload_log::PayloadLog;
 use super::pinned_files::PinnedFiles;
 use super::recorded_lines::{RecordedLine, RecordedLines};
+use super::recorder_config::RecorderConfig;
 use super::recording::{
     FileNode, FileNodeKind, NameChange, NodeId, Op, OpEffect, OpKind, Recording, RecordingGaps,
 };
@@ -58,24 +58,6 @@ pub struct OpRecorder {
     pub(super) unseen_writes: UnseenWrites,
     /// When the recording began, by the clock of the file system.
     began: FileTime,
-}
-
-/// What an [`OpRecorder`] needs to start.
-pub struct RecorderConfig<'a> {
-    /// The watched directories.
-    pub roots: &'a [WatchedRoot],
-    /// For each, the unchanged, readable directories whose files it shows, the topmost first.
-    pub originals: &'a [Vec<PathBuf>],
-    /// The file to create for all written bytes.
-    pub payload_log: &'a Path,
-    /// The pipes behind the target's standard output and standard error.
-    pub output_pipes: Vec<FileId>,
-    /// A line of the target's output that acknowledges a step; the group `step` is its number.
-    pub saved_pattern: Option<Regex>,
-    /// Further lines that are recorded however long the output is: those by which recoveries are judged.
-    pub announced: Vec<Regex>,
-    /// Lines in other pipes that are recorded too.
-    pub internal_pattern: Option<Regex>,
 }
 
 impl OpRecorder {
@@ -124,7 +106,7 @@ impl OpRecorder {
             output_lines: RecordedLines::new(
                 config.output_pipes,
                 config.saved_pattern,
-                config.internal_pattern,
+                config.phase,
                 config.announced,
             ),
             unseen_writes: UnseenWrites::default(),
@@ -417,9 +399,9 @@ impl OpRecorder {
         }
     }
 
-    pub(super) fn record_output(&mut self, pipe: FileId) {
+    pub(super) fn record_output(&mut self, pipe: FileId, thread: i32) {
         // The bytes stay in the payload log, but no operation refers to them: they are part of no file.
-        let lines = self.output_lines.add(pipe, self.payload_log.head());
+        let lines = self.output_lines.add(pipe, thread, self.payload_log.head());
         self.record_lines(lines);
     }
 
@@ -483,6 +465,10 @@ impl CallHandler for OpRecorder {
 
     fn on_failure(&mut self, failure: GateFailure) {
         self.gate_failure.get_or_insert(failure);
+    }
+
+    fn holds(&mut self, tid: i32) -> bool {
+        self.output_lines.holds(tid)
     }
 
     fn needs_paths(&self) -> bool {

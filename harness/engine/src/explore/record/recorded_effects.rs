@@ -73,7 +73,7 @@ impl OpRecorder {
             CallEffect::SyncedMapping { file_id } => self.record_mapping_sync(file_id),
             CallEffect::SyncedAll => self.push_op(OpKind::Sync, OpEffect::SyncAll, ""),
             CallEffect::Mapped { file_id, file } => self.record_mapping(file_id, file),
-            CallEffect::OutputWritten { pipe, .. } => self.record_output(pipe),
+            CallEffect::OutputWritten { pipe, tid } => self.record_output(pipe, tid),
             CallEffect::Refused { feature } => self.recording.gaps.refused_calls.push(feature.into()),
             CallEffect::OpenedOutside { path } => self.record_outside_write(path),
             CallEffect::RenamesOutside { path } => self.record_outside_rename(path),

@@ -6,6 +6,7 @@ use std::collections::{BTreeSet, HashMap};
 use regex::Regex;
 use scenarios::ExplorationNote;
 
+use super::forward_waits::{ForwardWaits, PhaseLines};
 use crate::announcements::{LineSplitter, plain_line};
 use crate::gate::FileId;
 
@@ -21,8 +22,9 @@ pub(super) struct RecordedLines {
     output_pipes: Vec<FileId>,
     /// A line of the target's output that acknowledges a step; the group `step` is its number.
     saved_pattern: Option<Regex>,
-    /// Lines in other pipes that are recorded too.
-    internal_pattern: Option<Regex>,
+    /// The first line is recorded in other pipes, too. A worker that prints the last one waits until it is forwarded.
+    phase: Option<PhaseLines>,
+    forward_waits: ForwardWaits,
     /// Lines that are recorded however many there are.
     announced: Vec<Regex>,
     splitters: HashMap<FileId, LineSplitter>,
@@ -44,13 +46,14 @@ impl RecordedLines {
     pub(super) fn new(
         output_pipes: Vec<FileId>,
         saved_pattern: Option<Regex>,
-        internal_pattern: Option<Regex>,
+        phase: Option<PhaseLines>,
         announced: Vec<Regex>,
     ) -> RecordedLines {
         RecordedLines {
             output_pipes,
             saved_pattern,
-            internal_pattern,
+            phase,
+            forward_waits: ForwardWaits::default(),
             announced,
             splitters: HashMap::new(),
             other_lines: 0,
@@ -60,14 +63,25 @@ impl RecordedLines {
 
     /// Whether lines of this pipe may be recorded.
     pub(super) fn observes(&self, pipe: FileId) -> bool {
-        self.internal_pattern.is_some() || self.output_pipes.contains(&pipe)
+        self.phase.is_some() || self.output_pipes.contains(&pipe)
     }
 
-    /// Returns the lines that these bytes complete and that are recorded.
-    pub(super) fn add(&mut self, pipe: FileId, bytes: &[u8]) -> Vec<RecordedLine> {
+    /// Whether the next call of this thread has to wait.
+    pub(super) fn holds(&mut self, thread: i32) -> bool {
+        self.forward_waits.holds(thread)
+    }
+
+    /// Returns the lines that these bytes of a thread complete and that are recorded.
+    pub(super) fn add(&mut self, pipe: FileId, thread: i32, bytes: &[u8]) -> Vec<RecordedLine> {
         let mut splitter = self.splitters.remove(&pipe).unwrap_or_default();
         let mut lines = Vec::new();
-        splitter.push(bytes, |line| lines.extend(self.recorded_line(pipe, line)));
+        splitter.push(bytes, |line| {
+            let (text, on_stdio) = (text_of(line), self.output_pipes.contains(&pipe));
+            if self.phase.as_ref().is_some_and(|phase| phase.ends.is_match(&text)) {
+                self.forward_waits.on_end(thread, on_stdio);
+            }
+            lines.extend(self.recorded_line(text, on_stdio));
+        });
         self.splitters.insert(pipe, splitter);
         self.note_buffering(&lines, bytes);
         lines
@@ -93,13 +107,14 @@ impl RecordedLines {
     pub(super) fn take_last_lines(&mut self) -> Vec<RecordedLine> {
         let splitters = std::mem::take(&mut self.splitters).into_iter();
         let last_lines = splitters.filter_map(|(pipe, mut splitter)| Some((pipe, splitter.take_rest()?)));
-        last_lines.filter_map(|(pipe, line)| self.recorded_line(pipe, &line)).collect()
+        last_lines
+            .filter_map(|(pipe, line)| self.recorded_line(text_of(&line), self.output_pipes.contains(&pipe)))
+            .collect()
     }
 
-    fn recorded_line(&mut self, pipe: FileId, line: &[u8]) -> Option<RecordedLine> {
-        let on_stdio = self.output_pipes.contains(&pipe);
-        let text = plain_line(&String::from_utf8_lossy(line)).trim_end().to_owned();
-        if !on_stdio && !self.internal_pattern.as_ref().is_some_and(|pattern| pattern.is_match(&text)) {
+    fn recorded_line(&mut self, text: String, on_stdio: bool) -> Option<RecordedLine> {
+        let begins = self.phase.as_ref().map(|phase| &phase.begins);
+        if !on_stdio && !begins.is_some_and(|begins| begins.is_match(&text)) {
             return None;
         }
         let saved_step = self
@@ -108,7 +123,7 @@ impl RecordedLines {
             .filter(|_| on_stdio)
             .and_then(|pattern| pattern.captures(&text))
             .and_then(|captures| captures.name("step").map_or(Some(0), |step| step.as_str().parse().ok()));
-        let mut announced = self.announced.iter().chain(&self.internal_pattern);
+        let mut announced = self.announced.iter().chain(begins);
         if saved_step.is_none() && !announced.any(|pattern| pattern.is_match(&text)) {
             self.other_lines += 1;
             if self.other_lines > MAX_OTHER_LINES {
@@ -117,6 +132,10 @@ impl RecordedLines {
         }
         Some(RecordedLine { text, saved_step, on_stdio })
     }
+}
+
+fn text_of(line: &[u8]) -> String {
+    plain_line(&String::from_utf8_lossy(line)).trim_end().to_owned()
 }
 
 #[cfg(test)]
@@ -129,7 +148,7 @@ mod tests {
     fn buffered(writes: &[&str]) -> u64 {
         let saved = Regex::new(r"^saved step (?<step>\d+)").ok();
         let mut lines = RecordedLines::new(vec![PIPE], saved, None, Vec::new());
-        writes.iter().for_each(|bytes| drop(lines.add(PIPE, bytes.as_bytes())));
+        writes.iter().for_each(|bytes| drop(lines.add(PIPE, 1, bytes.as_bytes())));
         lines.buffered_lines
     }
 

@@ -5,6 +5,7 @@ mod confined_starts;
 mod file_systems;
 mod network_sockets;
 mod planted_proc_files;
+mod resource_limits;
 mod stored_commands;
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -16,7 +17,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::ScopedJoinHandle;
 
 use nix::sys::statvfs::statvfs;
-use scenarios::{ProcessCount, SandboxHint};
+use scenarios::SandboxHint;
 
 use super::cgroup::{Controller, MemoryCgroup, ProcessCgroup};
 use super::confinement::Confinement;
@@ -29,11 +30,10 @@ use super::init_client::{
 use super::memory::{self, ActiveMemoryLimit, BalloonHost};
 use super::output_pause::OutputPause;
 use super::packet::{PacketSocketPair, receive_fd, send_message};
-use super::process_limits::{self, ActiveProcessCount};
 use super::processes::{ProcessInfo, ProcessUse};
 use super::protocol::{
-    BindMount, ControlReply, ControlRequest, HostViewSpec, INIT_ARGUMENT, LaunchSpec, LimitedResource,
-    MountChange, OverlayMount, ProcessLimit, SandboxInitRequest, TmpfsMount,
+    BindMount, ControlReply, ControlRequest, HostViewSpec, INIT_ARGUMENT, LaunchSpec, MountChange,
+    OverlayMount, ProcessLimit, SandboxInitRequest, TmpfsMount,
 };
 use super::remove_tree::remove_tree;
 use super::rundir::runs_paths_of_all_users;
@@ -416,36 +416,6 @@ impl Sandbox {
     /// Whether the standard output of the target is read.
     pub fn output_pause(&self) -> &Arc<OutputPause> {
         &self.output_pause
-    }
-
-    /// Limits how many processes and threads the target has, together. Dropping the returned value removes the
-    /// limit. `None`: this machine does not permit it.
-    ///
-    /// # Errors
-    /// If the limit can't be set.
-    pub fn limit_processes(&self, count: ProcessCount) -> Result<Option<ActiveProcessCount>, SandboxError> {
-        let cgroup = self.parts.process_cgroup.as_ref();
-        cgroup.map(|cgroup| ActiveProcessCount::limit(Arc::clone(cgroup), count)).transpose()
-    }
-
-    /// Limits a resource of each process of the target: of those that run, and of those that are started until
-    /// the limit is lifted.
-    ///
-    /// # Errors
-    /// If a limit can't be set.
-    pub fn limit_each_process(&self, limit: ProcessLimit) -> Result<(), SandboxError> {
-        self.limits.locked().push(limit);
-        process_limits::set_for_all(self.init.processes, limit)
-    }
-
-    /// Lifts the limits on a resource. Programs that have raised or lowered theirs keep what they have set only
-    /// until then.
-    ///
-    /// # Errors
-    /// If a limit can't be set.
-    pub fn lift_limit(&self, resource: LimitedResource) -> Result<(), SandboxError> {
-        self.limits.locked().retain(|limit| limit.resource != resource);
-        process_limits::lift_for_all(self.init.processes, resource)
     }
 
     /// Kills everything in the sandbox, and removes its directory and cgroups.
