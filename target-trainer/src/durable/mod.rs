@@ -4,6 +4,7 @@
 mod error;
 mod free_name;
 mod lock;
+mod lock_holders;
 mod space;
 
 use std::fs::{File, OpenOptions};

@@ -209,11 +209,7 @@ impl<'a> Round<'a> {
         let children = format!("/proc/{0}/task/{0}/children", self.daemon.id());
         let children = std::fs::read_to_string(children).ok()?;
         let worker: i32 = children.split_whitespace().next()?.parse().ok()?;
-        // Before that it has the lock of the daemon, and one that is stopped then keeps it: to the next daemon, the
-        // root is in use.
-        let arguments = std::fs::read(format!("/proc/{worker}/cmdline")).ok()?;
-        let is_executed = arguments.split(|byte| *byte == 0).nth(1) == Some(b"worker".as_slice());
-        is_executed.then(|| Pid::from_raw(worker))
+        Some(Pid::from_raw(worker))
     }
 
     fn fault(&mut self, totals: &mut Totals) {
