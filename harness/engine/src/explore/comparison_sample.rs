@@ -13,6 +13,11 @@ use super::states::{LossKind, StateGroup, StateGroups};
 /// short one that would cost more than it spares: each finding is confirmed by a new process at the end.
 const MIN_TRIED_BEFORE_FAILING: u64 = 200;
 
+/// Of recoveries that do what was seen already, one more is compared each time that their number has become so many
+/// times as large. A new process can take fifty times as long as a fork: with 2, comparing Hugging Face's Trainer takes as
+/// long as trying.
+const GROWTH: u64 = 4;
+
 /// Which recoveries were chosen so far.
 pub(super) struct ComparisonSample<'a> {
     groups: StateGroups<'a>,
@@ -27,7 +32,7 @@ type Outcomes = BTreeMap<CrashCategory, Outcome>;
 impl<'a> ComparisonSample<'a> {
     pub(super) fn new(recording: &'a Recording) -> ComparisonSample<'a> {
         let groups = StateGroups::new(recording);
-        ComparisonSample { groups, tried: 0, failing: BTreeSet::new(), recovered: GrowingSample::new() }
+        ComparisonSample { groups, tried: 0, failing: BTreeSet::new(), recovered: GrowingSample::new(GROWTH) }
     }
 
     /// Whether this recovery is compared. One that hangs is not, because that would take as long as its time limit.
@@ -51,12 +56,13 @@ pub(crate) struct GrowingSample<K, G> {
     count: u64,
     /// How many were chosen although they were not the first of their kind.
     further: u32,
+    growth: u64,
 }
 
 impl<K: Ord, G: Ord> GrowingSample<K, G> {
-    /// Nothing is chosen yet.
-    pub(crate) fn new() -> GrowingSample<K, G> {
-        GrowingSample { kinds: BTreeSet::new(), groups: BTreeSet::new(), count: 0, further: 0 }
+    /// Nothing is chosen yet. One more is chosen each time that their number is `growth` times as large, at least 2.
+    pub(crate) fn new(growth: u64) -> GrowingSample<K, G> {
+        GrowingSample { kinds: BTreeSet::new(), groups: BTreeSet::new(), count: 0, further: 0, growth }
     }
 
     /// Whether the next one is chosen.
@@ -67,7 +73,7 @@ impl<K: Ord, G: Ord> GrowingSample<K, G> {
             return true;
         }
         // One of a known group waits until no new group has come for as many as there were.
-        let is_due = self.further + u32::from(!is_new_group) < self.count.ilog2();
+        let is_due = self.further + u32::from(!is_new_group) < self.count.ilog(self.growth);
         self.further += u32::from(is_due);
         is_due
     }
@@ -79,7 +85,7 @@ mod tests {
 
     #[test]
     fn the_first_of_each_kind_and_about_the_logarithm_of_all_are_compared() {
-        let mut sample = GrowingSample::new();
+        let mut sample = GrowingSample::new(2);
         let mut chosen = |kind: &str, groups: &[u32]| {
             groups.iter().filter(|group| sample.takes(kind.to_owned(), **group)).count()
         };

@@ -43,7 +43,7 @@ impl<'a> TrialComparison<'a> {
         baseline: &'a BaselineFacts,
         planned: TrialsPlanned,
     ) -> TrialComparison<'a> {
-        TrialComparison { scenario, baseline, planned, sample: Mutex::new(GrowingSample::new()) }
+        TrialComparison { scenario, baseline, planned, sample: Mutex::new(GrowingSample::new(2)) }
     }
 
     /// Whether this trial is compared: the first of each kind, and a sample of the others.
