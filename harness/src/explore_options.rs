@@ -155,7 +155,7 @@ fn has_group(pattern: &Regex, name: &str) -> bool {
     pattern.capture_names().flatten().any(|group| group == name)
 }
 
-fn parse_consumed(text: Option<&str>) -> Result<Option<Regex>, OptionError> {
+pub(crate) fn parse_consumed(text: Option<&str>) -> Result<Option<Regex>, OptionError> {
     let pattern = parse_pattern("--consumed", text, PatternGroup::Step)?;
     match &pattern {
         Some(pattern) if !has_group(pattern, "value") => {

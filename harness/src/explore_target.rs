@@ -9,7 +9,7 @@ use scenarios::{SubmittedFile, TargetFile};
 use crate::args::ExploreArgs;
 use crate::build_display::on_build;
 use crate::error::CliError;
-use crate::explore_options::{PreparedExploration, parse_state, scope};
+use crate::explore_options::{PreparedExploration, parse_consumed, parse_state, scope};
 use crate::host_access_options::{LocatedTarget, check_apart, host_access};
 use crate::option_error::OptionError;
 use crate::scenario_library;
@@ -66,7 +66,7 @@ pub(crate) fn prepare_target(
         saved: saved_pattern.clone(),
         resumed: announces.resumed().cloned(),
         step: Some(announces.step().clone()),
-        consumed: None,
+        consumed: parse_consumed(args.consumed.as_deref())?,
         same: file.same().cloned(),
         refused_exits: file.refused_exits().to_vec(),
         has_several_jobs: false,

@@ -191,6 +191,44 @@ fn a_scenario_that_its_target_cannot_fulfil_is_rejected() {
     insta::assert_snapshot!(errors.concat());
 }
 
+/// Faults that are over once they are injected, and others that last.
+#[test]
+fn an_end_is_refused_for_a_fault_that_does_not_last() {
+    let momentary = [
+        "crash: {when: {step: 1}, KEYS}",
+        "signal: {which: [TERM], for: 1 s, when: {step: 1}, KEYS}",
+        "signal: {which: [USR1], when: {step: 1}, KEYS}",
+        "damage-files: {files: a, how: [flip], KEYS}",
+        "flip-memory: {file: a, when: {step: 1}, KEYS}",
+        "plant: {place: inbox, files: [{name: a, holds: {sound: 1}}], KEYS}",
+        "poison-sample: {sample: 1, weight: 1, KEYS}",
+        "fail-call: {errno: [EIO], when: {call: {at: 1}}, KEYS}",
+        "short-call: {bytes: 1, when: {call: {to: [write], at: 1}}, KEYS}",
+        "delay-call: {time: 1 s, when: {call: {at: 1}}, KEYS}",
+        "swap-file: {by: nothing, when: {call: {at: 1}}, KEYS}",
+    ];
+    let lasting = [
+        "signal: {which: [USR1], persistence: persistent, when: {step: 1}, KEYS}",
+        "fail-call: {errno: [EIO], persistence: persistent, when: {call: {at: 1}}, KEYS}",
+        "sweep-errno: {when: {call: {at: 1}}, KEYS}",
+        "limits: {open-files: 8, when: {step: 1}, KEYS}",
+        "read-only: {place: inbox, when: {step: 1}, KEYS}",
+    ];
+    for end in ["{after: 1 s}", "{output: x}"] {
+        for fault in momentary.iter().chain(&lasting) {
+            let error = |keys: &str| {
+                let fault = fault.replace(", KEYS", keys);
+                let text = replaced(SCENARIO, "signal", &format!("{fault}\n  - signal"));
+                Scenario::parse(&text, "s").err().map(|error| error.to_string()).unwrap_or_default()
+            };
+            let without_until = error("");
+            let has_until = |text: &str| text.contains("`until` has no effect");
+            assert!(!has_until(&without_until), "{fault}: {without_until}");
+            assert_eq!(has_until(&error(&format!(", until: {end}"))), momentary.contains(fault), "{fault}");
+        }
+    }
+}
+
 #[test]
 fn a_fault_whose_keys_do_not_fit_is_rejected() {
     let error = |fault: &str| {

@@ -1,8 +1,10 @@
 //! A fault of a scenario file -> Fault: the keys that every fault has, and which of them fit its effect.
 //! Knows no single fault.
 
+use gpu_words::Persistence;
+
 use crate::effect::checker::{Checker, NameKind};
-use crate::effect::keys::{CallDraft, EffectiveIfDraft, TriggerDraft, UntilDraft};
+use crate::effect::keys::{CallDraft, CommonKeys, EffectiveIfDraft, TriggerDraft, UntilDraft};
 use crate::effect::{Effect, FaultDraft};
 use crate::operation::CallKind;
 use crate::scenario::Fault;
@@ -37,6 +39,7 @@ pub(super) fn checked_fault(draft: &FaultDraft, checker: &mut Checker) -> Fault 
             "add `when: {step: 10}`, or `when: {output: '^saved'}`",
         );
     }
+    check_until(&common, &effect, checker);
     Fault {
         when: trigger(common.when, &effect, checker),
         persistence: common.persistence,
@@ -49,6 +52,21 @@ pub(super) fn checked_fault(draft: &FaultDraft, checker: &mut Checker) -> Fault 
         max_trials,
         is_optional: common.is_optional,
         effect,
+    }
+}
+
+/// A time at which nothing ends was meant for something else.
+fn check_until(common: &CommonKeys<'_>, effect: &Effect, checker: &mut Checker) {
+    if matches!(common.until, None | Some(UntilDraft::Never)) {
+        return;
+    }
+    let (name, spec) = (effect.name(), effect.spec());
+    if spec.ends_target() {
+        let message = format!("`until` has no effect: `{name}` ends the target, and that cannot be reverted");
+        checker.method_problem(message, "remove `until`");
+    } else if spec.is_momentary() && common.persistence == Persistence::Transient {
+        let message = format!("`until` has no effect: `{name}` is injected once, and is over then");
+        checker.method_problem(message, "remove `until`");
     }
 }
 

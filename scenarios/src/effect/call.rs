@@ -147,6 +147,10 @@ macro_rules! call_fault {
 }
 
 call_fault!(FailCall {
+    fn is_momentary(&self) -> bool {
+        true
+    }
+
     fn makes_calls_fail(&self) -> bool {
         true
     }
@@ -162,6 +166,10 @@ call_fault!(FailCall {
 });
 
 call_fault!(ShortCall {
+    fn is_momentary(&self) -> bool {
+        true
+    }
+
     fn fits_call(&self, kind: CallKind) -> bool {
         matches!(kind, CallKind::Read | CallKind::Write)
     }
@@ -172,12 +180,20 @@ call_fault!(ShortCall {
 });
 
 call_fault!(DelayCall {
+    fn is_momentary(&self) -> bool {
+        true
+    }
+
     fn call_injections(&self, _site: &CallSite) -> Vec<CallInjection> {
         vec![CallInjection::Delay { duration: self.delay }]
     }
 });
 
 call_fault!(SwapFile {
+    fn is_momentary(&self) -> bool {
+        true
+    }
+
     fn fits_call(&self, kind: CallKind) -> bool {
         kind.takes_path()
     }

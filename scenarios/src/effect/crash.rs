@@ -52,6 +52,10 @@ impl CheckEffect for CrashDraft {
 }
 
 impl EffectSpec for Crash {
+    fn ends_target(&self) -> bool {
+        true
+    }
+
     fn describe(&self) -> String {
         "SIGKILL of every process".into()
     }

@@ -276,6 +276,10 @@ impl DamageFilesDraft {
 }
 
 impl EffectSpec for DamageFiles {
+    fn is_momentary(&self) -> bool {
+        true
+    }
+
     fn describe(&self) -> String {
         let Some(damage) = self.damage() else { return String::new() };
         let part = if damage.has_part() { format!(" {}", self.part().describe()) } else { String::new() };

@@ -51,6 +51,10 @@ impl CheckEffect for FlipMemoryDraft {
 }
 
 impl EffectSpec for FlipMemory {
+    fn is_momentary(&self) -> bool {
+        true
+    }
+
     fn describe(&self) -> String {
         let file = self.file.glob().glob();
         format!("flip a bit in memory, in the copy of what is {} `{file}`", self.part().describe())

@@ -215,6 +215,10 @@ impl CheckEffect for PlantDraft {
 }
 
 impl EffectSpec for Plant {
+    fn is_momentary(&self) -> bool {
+        true
+    }
+
     fn describe(&self) -> String {
         match &self.files[..] {
             [file] => format!("`{}` in `{}`", file.name.escape_debug(), self.place),

@@ -40,6 +40,10 @@ impl CheckEffect for PoisonSampleDraft {
 }
 
 impl EffectSpec for PoisonSample {
+    fn is_momentary(&self) -> bool {
+        true
+    }
+
     fn describe(&self) -> String {
         format!("sample {} weighs {:e}", self.sample, self.weight)
     }

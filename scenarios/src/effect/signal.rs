@@ -228,6 +228,14 @@ impl SignalDraft {
 }
 
 impl EffectSpec for Signal {
+    fn ends_target(&self) -> bool {
+        self.asks_to_exit()
+    }
+
+    fn is_momentary(&self) -> bool {
+        true
+    }
+
     fn describe(&self) -> String {
         let Some(sent) = self.sent() else { return String::new() };
         match (sent.stop_time(), sent.exit_time()) {

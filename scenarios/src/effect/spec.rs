@@ -134,6 +134,16 @@ pub trait EffectSpec {
         false
     }
 
+    /// It ends the target each time that it is injected, so that it cannot be reverted.
+    fn ends_target(&self) -> bool {
+        false
+    }
+
+    /// It is over once it is injected: unless it is injected again and again, there is nothing to revert.
+    fn is_momentary(&self) -> bool {
+        false
+    }
+
     /// It alters a file system call, so that its trigger must be a call.
     fn is_at_call(&self) -> bool {
         false
