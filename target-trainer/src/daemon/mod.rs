@@ -111,16 +111,11 @@ pub fn run(config: &DaemonConfig<'_>) -> Result<Exit, DaemonError> {
         LockError::HeldBy(note) => locked_by(&note),
         LockError::Disk(error) => DaemonError::Disk(error),
     })?;
-    let checkpoint_lock = guards.root_lock.then(|| config.layout.checkpoint_lock()).flatten();
-    let _checkpoint_lock =
-        checkpoint_lock.map(|path| lock_checkpoints(&path, config.layout.root())).transpose()?;
-    if guards.clean_start
-        && let Err(error) = jobs::remove_unfinished(&config.layout)
-    {
-        tracing::warn!("what an earlier daemon left unfinished could not be removed yet: {}", chain(&error));
-    }
-    let monitor = Monitor::start(&config.layout, &config.settings)?;
-    let status = StatusWriter::new(&config.layout, &config.settings.guards, monitor);
+    // From here on, the root and its `status.json` are this daemon's.
+    let (_checkpoint_lock, monitor) = start(config).inspect_err(|error| {
+        StatusWriter::new(&config.layout, guards, None).set_ended(error.exit(), Some(chain(error)));
+    })?;
+    let status = StatusWriter::new(&config.layout, guards, monitor);
     let (inbox, health) =
         (Inbox::new(&config.layout, &config.settings.guards), start_gpu_health(&config.settings));
     Daemon {
@@ -140,6 +135,19 @@ pub fn run(config: &DaemonConfig<'_>) -> Result<Exit, DaemonError> {
         hang_reported: None,
     }
     .run()
+}
+
+/// What may refuse a daemon whose root is locked: the lock of the checkpoints, and the monitor.
+fn start(config: &DaemonConfig<'_>) -> Result<(Option<File>, Option<Monitor>), DaemonError> {
+    let guards = &config.settings.guards;
+    let path = guards.root_lock.then(|| config.layout.checkpoint_lock()).flatten();
+    let lock = path.map(|path| lock_checkpoints(&path, config.layout.root())).transpose()?;
+    if guards.clean_start
+        && let Err(error) = jobs::remove_unfinished(&config.layout)
+    {
+        tracing::warn!("what an earlier daemon left unfinished could not be removed yet: {}", chain(&error));
+    }
+    Ok((lock, Monitor::start(&config.layout, &config.settings)?))
 }
 
 /// The note in the lock file, if a process has the number in it. Only for the guard `kernel_lock`.

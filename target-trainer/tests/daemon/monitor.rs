@@ -209,6 +209,7 @@ fn a_pinned_port_that_is_taken_ends_the_daemon_with_its_own_exit_code() {
     let port = port.trim_start_matches("monitor.port=");
     assert!(text(&output.stderr).contains(&format!("127.0.0.1:{port}")), "{}", text(&output.stderr));
     assert!(text(&output.stderr).contains("monitor.pinned"), "{}", text(&output.stderr));
+    assert_eq!(root.status()["ended"]["exit_code"], 23, "{}", root.status());
 }
 
 #[test]

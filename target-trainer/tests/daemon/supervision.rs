@@ -283,6 +283,7 @@ fn checkpoints_are_elsewhere_only_if_a_setting_says_so() {
     let output = root.spawn_daemon().wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(10), "{}", all_output(&output));
     assert!(text(&output.stderr).contains("is in use by another daemon"), "{}", all_output(&output));
+    assert_eq!(root.status()["ended"]["exit_code"], 10, "{}", root.status());
     assert!(text(&output.stderr).contains(&format!("pid {} of `{}`", first.id(), long.path().display())));
     first.kill().unwrap();
     first.wait().unwrap();

@@ -42,6 +42,11 @@ impl TrainerRoot {
         self.dir.path().join("root")
     }
 
+    /// What `status.json` says.
+    pub(crate) fn status(&self) -> serde_json::Value {
+        serde_json::from_slice(&std::fs::read(self.path().join("status.json")).unwrap()).unwrap()
+    }
+
     pub(crate) fn path_str(&self) -> &str {
         // Leaks a few bytes, so that callers can use the path as an argument without a variable.
         Box::leak(self.path().display().to_string().into_boxed_str())
