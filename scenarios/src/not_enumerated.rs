@@ -20,6 +20,8 @@ pub enum EnumerationRule {
     NameSets,
     /// Of the sets of pages of the pending files, only some are tried.
     PageSets,
+    /// Changes that btrfs may write with the sync of another file are not tried ahead of earlier ones.
+    EarlyChanges,
     /// The enumeration takes bounded time and memory, and then samples every kind of candidate.
     Budget,
 }
@@ -31,6 +33,7 @@ impl EnumerationRule {
             EnumerationRule::WriteRuns => "crash points inside long runs of writes",
             EnumerationRule::NameSets => "sets of pending changes of names",
             EnumerationRule::PageSets => "sets of pages of pending files",
+            EnumerationRule::EarlyChanges => "changes that btrfs may write with a sync of another file",
             EnumerationRule::Budget => {
                 "beyond the bound on time and memory, where some of every kind are tried"
             }

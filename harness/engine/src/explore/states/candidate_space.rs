@@ -8,8 +8,9 @@ use scenarios::MAX_COUNTED_CANDIDATES;
 
 use super::crash_candidate::{CrashCandidate, TornWrite};
 use super::file_mask::FileMask;
-use super::fs_model::{DurableSet, PersistUnit};
+use super::fs_model::DurableSet;
 use super::pending_units::{PageSetCounts, PendingFile, PendingUnits};
+use super::persist_unit::PersistUnit;
 use super::write_pages::subsets;
 
 /// With more pending name operations than this, only some of their prefixes are tried.
@@ -168,6 +169,11 @@ impl<'p> CandidateSpace<'p> {
     /// How many units are not durable.
     pub(super) fn pending_len(&self) -> u64 {
         self.pending.len() as u64
+    }
+
+    /// How many changes may be on the disk ahead of earlier ones, in candidates that are not enumerated.
+    pub(super) fn early_changes(&self) -> u64 {
+        self.durable.early_changes()
     }
 
     /// A candidate by its number. `None`: it leaves the same tree as another one, because the file has no name.

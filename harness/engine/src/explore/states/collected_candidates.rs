@@ -76,6 +76,7 @@ impl<'a> CollectedCandidates<'a> {
         let (allowed_pages, listed_pages) = (allowed.all - allowed.names, listed.all - listed.names);
         let pages_left_out = allowed_pages.saturating_sub(listed_pages);
         self.left_out.add_at_least(category, EnumerationRule::PageSets, pages_left_out);
+        self.left_out.add_at_least(category, EnumerationRule::EarlyChanges, space.early_changes());
         let taken = self.taken_of(point, len);
         let sections = SpaceSection::ALL.into_iter().map(|section| {
             let len = space.len_of(section);

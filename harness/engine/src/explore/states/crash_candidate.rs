@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::fs_model::PersistUnit;
+use super::persist_unit::PersistUnit;
 use super::tear::Tear;
 
 /// A write that reached the disk in part.

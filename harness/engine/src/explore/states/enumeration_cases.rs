@@ -166,3 +166,38 @@ fn the_same_recording_has_the_same_states_in_the_same_order() {
     };
     assert_eq!(names(), names());
 }
+
+#[test]
+fn what_btrfs_may_write_with_another_sync_is_counted() {
+    let early = |case: &CaseRecording, model: FsModel| {
+        let by_rule = case.enumerate(&[model]).counts.not_enumerated_by_rule;
+        by_rule.get(&EnumerationRule::EarlyChanges).map(|counted| (counted.count, counted.at_least))
+    };
+    let sync = |case: &mut CaseRecording, node| {
+        case.push(OpKind::Fsync, OpEffect::Sync { node, data_only: false });
+    };
+    // A file that was synced is renamed: one more candidate at each crash point until everything is synced.
+    let mut renamed = CaseRecording::new();
+    let node = renamed.create("a");
+    renamed.rename(node, "a", "b");
+    assert_eq!(early(&renamed, FsModel::Btrfs), None, "it was not synced");
+    sync(&mut renamed, node);
+    renamed.rename(node, "b", "c");
+    renamed.create("d");
+    assert_eq!(early(&renamed, FsModel::Btrfs), Some((4, true)), "two names at each of two crash points");
+    assert_eq!(early(&renamed, FsModel::Ext4), None);
+    renamed.push(OpKind::Sync, OpEffect::SyncAll);
+    renamed.create("e");
+    assert_eq!(early(&renamed, FsModel::Btrfs), Some((4, true)));
+    // The directory of a file that was not synced is synced.
+    let mut listed = CaseRecording::new();
+    let node = listed.create("a");
+    listed.write(node, 0, 1);
+    assert_eq!(early(&listed, FsModel::Btrfs), None);
+    sync(&mut listed, 0);
+    let counted = early(&listed, FsModel::Btrfs);
+    assert!(counted.is_some_and(|(count, at_least)| count > 0 && at_least), "{counted:?}");
+    sync(&mut listed, node);
+    listed.create("b");
+    assert_eq!(early(&listed, FsModel::Btrfs), counted, "it is durable");
+}

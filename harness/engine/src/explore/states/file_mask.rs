@@ -4,7 +4,8 @@
 use std::collections::BTreeSet;
 
 use super::crash_candidate::TornWrite;
-use super::fs_model::{BYTES_PART, FsBehavior, PersistUnit};
+use super::fs_model::FsBehavior;
+use super::persist_unit::{BYTES_PART, PersistUnit};
 use super::recording_index::RecordingIndex;
 use super::tear::Tear;
 use super::write_pages::WritePages;

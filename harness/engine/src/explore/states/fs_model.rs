@@ -23,6 +23,8 @@ use std::collections::HashMap;
 use scenarios::CrashModel;
 
 use super::allocated_blocks::AllocatedBlocks;
+use super::early_changes::EarlyChanges;
+use super::persist_unit::{PersistUnit, persist_units};
 use crate::explore::record::{FileNodeKind, NameChange, NodeId, Op, OpEffect, OpKind, Recording};
 
 /// What a file system guarantees after a power loss. This file names the sources at its top.
@@ -121,32 +123,6 @@ impl FsModel {
     }
 }
 
-/// A part of an operation that can reach the disk separately.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct PersistUnit {
-    /// The index of the operation.
-    pub op: u32,
-    /// The index of a name change. For a write, 0 is the whole write and `BYTES_PART` only its bytes.
-    pub part: u8,
-}
-
-/// The bytes of a write without its length. If they are lost, blocks that were there keep their bytes, and new ones
-/// read as zeroes.
-pub(crate) const BYTES_PART: u8 = 1;
-
-/// The units of an operation that can reach the disk separately.
-pub fn persist_units(op: u32, effect: &OpEffect) -> impl Iterator<Item = PersistUnit> + use<> {
-    let parts = match effect {
-        OpEffect::NameChanges(changes) => changes.len(),
-        OpEffect::Write { .. }
-        | OpEffect::Resize { .. }
-        | OpEffect::Zero { .. }
-        | OpEffect::SetAttributes { .. } => 1,
-        OpEffect::Sync { .. } | OpEffect::SyncAll | OpEffect::Output { .. } => 0,
-    };
-    (0..parts).map(move |part| PersistUnit { op, part: part as u8 })
-}
-
 /// Up to where the journal must be committed for the syncs of one node, as numbers of operations.
 #[derive(Debug, Clone, Copy, Default)]
 struct JournalPosition {
@@ -170,6 +146,8 @@ pub struct DurableSet<'a> {
     allocated_blocks: HashMap<NodeId, AllocatedBlocks>,
     /// The changes of names, sizes and attributes before this index are committed.
     committed_until: usize,
+    /// `None` under other models than `Btrfs`.
+    early: Option<EarlyChanges>,
 }
 
 impl<'a> DurableSet<'a> {
@@ -184,7 +162,13 @@ impl<'a> DurableSet<'a> {
             journal_positions: HashMap::new(),
             allocated_blocks: HashMap::new(),
             committed_until: 0,
+            early: (model == FsModel::Btrfs).then(|| EarlyChanges::new(recording)),
         }
+    }
+
+    /// How many changes may be on the disk ahead of earlier ones, in states that are not enumerated.
+    pub(super) fn early_changes(&self) -> u64 {
+        self.early.as_ref().map_or(0, EarlyChanges::len)
     }
 
     /// Whether the unit is on the disk, whatever else is lost.
@@ -208,6 +192,10 @@ impl<'a> DurableSet<'a> {
             OpEffect::Output { .. } => {}
             _ if matches!(self.model, FsModel::Ext4 | FsModel::Xfs) => self.note_journaled_changes(op),
             _ => {}
+        }
+        if let Some(mut early) = self.early.take() {
+            early.advance(self.recording, op, self.pending_from, |unit| self.contains(unit));
+            self.early = Some(early);
         }
         while self.pending_from < op && self.is_op_durable(self.pending_from) {
             self.pending_from += 1;

@@ -7,7 +7,7 @@ use std::io::Error;
 use super::content_digests::ContentDigests;
 use super::crash_points::CrashPoints;
 use super::crash_state::{CrashKind, CrashState};
-use super::fs_model::{BYTES_PART, persist_units};
+use super::persist_unit::{BYTES_PART, persist_units};
 use super::state_name::StateName;
 use super::tear::Tear;
 use super::{CrashCandidate, ExploreScope, enumerate_until};

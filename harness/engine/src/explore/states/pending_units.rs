@@ -4,8 +4,9 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::file_mask::{FileMask, PendingWrites};
-use super::fs_model::{DurableSet, FsBehavior, PersistUnit, persist_units};
+use super::fs_model::{DurableSet, FsBehavior};
 use super::page_masks::distinct_sets;
+use super::persist_unit::{PersistUnit, persist_units};
 use super::recording_index::RecordingIndex;
 use super::write_pages::allowed_sets;
 use crate::explore::record::{NodeId, OpEffect};

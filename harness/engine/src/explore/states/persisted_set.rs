@@ -1,7 +1,7 @@
 //! A hash of the persisted set of a candidate: candidates with equal persisted sets leave equal trees. Pure.
 
 use super::crash_candidate::CrashCandidate;
-use super::fs_model::persist_units;
+use super::persist_unit::persist_units;
 use super::tear::Tear;
 use crate::explore::record::Recording;
 

@@ -8,7 +8,7 @@ use super::crash_candidate::{CrashCandidate, TornWrite};
 use super::file_tree::{
     DigestedName, EntryAttributes, EntryView, FileTree, TreeDigester, TreeEntry, ViewedEntry,
 };
-use super::fs_model::{BYTES_PART, PersistUnit};
+use super::persist_unit::{BYTES_PART, PersistUnit};
 use crate::explore::record::{
     AttributesId, ByteSource, FileContent, FileNodeKind, NameChange, NodeId, OpEffect, Recording,
 };
