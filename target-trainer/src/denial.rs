@@ -112,7 +112,11 @@ impl Identity {
     }
 
     fn has(&self, file: &Metadata, bits: u32) -> bool {
-        if file.uid() == OVERFLOW_ID || file.gid() == OVERFLOW_ID {
+        // `nobody` itself has this number. In a user namespace it cannot tell its own files from those of unknown owners,
+        // and most that it meets are its own.
+        let is_unknown_owner = file.uid() == OVERFLOW_ID && self.uid != OVERFLOW_ID;
+        let is_unknown_group = file.gid() == OVERFLOW_ID && !self.gids.contains(&OVERFLOW_ID);
+        if is_unknown_owner || is_unknown_group {
             return false;
         }
         let shift = match () {
@@ -197,5 +201,23 @@ mod tests {
         set(dir.path(), 0o1777);
         assert_eq!(allowed(&other), [true, false]);
         assert_eq!(allowed(&owner), [true, true]);
+    }
+
+    #[test]
+    fn nobody_knows_its_own_files_and_others_do_not_know_those_of_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        // Only root may give files away.
+        let give = |path: &Path| std::os::unix::fs::chown(path, Some(OVERFLOW_ID), Some(OVERFLOW_ID));
+        if give(&file).and_then(|()| give(dir.path())).is_err() {
+            return;
+        }
+        let allowed = |uid: u32, gid: u32| {
+            let identity = Identity { uid, gids: vec![gid], capabilities: 0 };
+            identity.has(&file.metadata().unwrap(), READ | WRITE)
+        };
+        assert!(allowed(OVERFLOW_ID, OVERFLOW_ID));
+        assert!(!allowed(1000, OVERFLOW_ID) && !allowed(OVERFLOW_ID, 1000) && !allowed(1000, 1000));
     }
 }
