@@ -23,14 +23,19 @@ pub struct PhaseLines {
 #[derive(Default)]
 pub(super) struct ForwardWaits {
     since: BTreeMap<i32, Instant>,
+    /// Whether a supervisor has told the user before.
+    is_forwarding: bool,
+    /// A thread was held in vain, and no supervisor has ever told the user.
+    is_useless: bool,
 }
 
 impl ForwardWaits {
     /// This thread has printed the last line of a phase.
     pub(super) fn on_end(&mut self, thread: i32, on_stdio: bool) {
         if on_stdio {
+            self.is_forwarding = true;
             self.since.clear();
-        } else {
+        } else if !self.is_useless {
             self.since.insert(thread, Instant::now());
         }
     }
@@ -38,8 +43,8 @@ impl ForwardWaits {
     /// Whether the next call of this thread has to wait.
     pub(super) fn holds(&mut self, thread: i32) -> bool {
         let is_waiting = self.since.get(&thread).is_some_and(|since| since.elapsed() <= MAX_HOLD);
-        if !is_waiting {
-            self.since.remove(&thread);
+        if !is_waiting && self.since.remove(&thread).is_some() {
+            self.is_useless |= !self.is_forwarding;
         }
         is_waiting
     }
@@ -65,5 +70,23 @@ mod tests {
         waits.on_end(7, false);
         waits.since.insert(7, Instant::now() - 2 * MAX_HOLD);
         assert!(!waits.holds(7) && waits.since.is_empty());
+    }
+
+    #[test]
+    fn where_nothing_is_forwarded_one_thread_waits_once() {
+        let mut waits = ForwardWaits::default();
+        let hold_in_vain = |waits: &mut ForwardWaits| {
+            waits.on_end(7, false);
+            waits.since.entry(7).and_modify(|since| *since -= 2 * MAX_HOLD);
+            waits.holds(7)
+        };
+        assert!(!hold_in_vain(&mut waits));
+        waits.on_end(7, false);
+        assert!(!waits.holds(7), "nobody forwards");
+        let mut waits = ForwardWaits::default();
+        waits.on_end(1, true);
+        assert!(!hold_in_vain(&mut waits));
+        waits.on_end(7, false);
+        assert!(waits.holds(7), "it was only late");
     }
 }
