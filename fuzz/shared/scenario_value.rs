@@ -240,6 +240,22 @@ impl FaultValue {
         self.persistent && !matches!(self.effect, EffectValue::DamageFiles { .. })
     }
 
+    /// The parser rejects an end of what does not last.
+    fn until(&self) -> &UntilValue {
+        let is_momentary = matches!(
+            self.effect,
+            EffectValue::DamageFiles { .. }
+                | EffectValue::FailCall { .. }
+                | EffectValue::ShortCall { .. }
+                | EffectValue::DelayCall { .. }
+        );
+        match self.effect {
+            EffectValue::Crash | EffectValue::Signal { .. } => &UntilValue::Missing,
+            _ if is_momentary && !self.is_persistent() => &UntilValue::Missing,
+            _ => &self.until,
+        }
+    }
+
     fn needs_call(&self) -> bool {
         matches!(
             self.effect,
@@ -294,7 +310,7 @@ impl FaultValue {
             _ => self.trigger.print(self.needs_call()),
         };
         let persistence = if self.is_persistent() { "persistent" } else { "transient" };
-        let until = match &self.until {
+        let until = match self.until() {
             UntilValue::Missing => String::new(),
             UntilValue::Never => ", until: never".into(),
             UntilValue::After(milliseconds) => format!(", until: {{after: {milliseconds} ms}}"),
@@ -346,7 +362,7 @@ impl FaultValue {
         }
         let persistence = if self.is_persistent() { Persistence::Persistent } else { Persistence::Transient };
         assert_eq!(fault.persistence, persistence);
-        match (&self.until, &fault.until) {
+        match (self.until(), &fault.until) {
             (UntilValue::Missing | UntilValue::Never, Until::Never) => {}
             (UntilValue::After(milliseconds), Until::After(found)) => {
                 assert_eq!(Duration::from_millis(u64::from(*milliseconds)), *found);
