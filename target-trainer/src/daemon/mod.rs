@@ -24,6 +24,7 @@ mod pending_file;
 mod put_aside;
 mod rejection;
 mod restart_policy;
+mod root_locks;
 mod save_space;
 mod standstill;
 mod status;
@@ -31,11 +32,10 @@ mod trouble;
 mod worker_process;
 
 use std::fs::File;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::device::{GpuHealthMonitor, HealthEvent, HealthSample, visible_gpu};
-use crate::durable::{self, LockError};
+use crate::durable;
 use crate::exit::Exit;
 use crate::file_error::{FileError, chain};
 use crate::monitor::{DaemonReport, Monitor};
@@ -60,6 +60,7 @@ pub use jobs::{QueuedJob, queued_job};
 use maintenance::Maintenance;
 pub use open_writers::has_open_writer;
 use restart_policy::{KillReason, NextAction};
+use root_locks::{lock_checkpoints, lock_root};
 use save_space::bytes_of_next_saves;
 use status::StatusWriter;
 use trouble::Trouble;
@@ -95,22 +96,8 @@ pub fn run(config: &DaemonConfig<'_>) -> Result<Exit, DaemonError> {
             created => created?,
         }
     }
-    let note = format!("pid {}\n", std::process::id());
     let guards = &config.settings.guards;
-    let locked_by = |holder: &str| DaemonError::Locked {
-        root: config.layout.root().into(),
-        holder: holder.trim().into(),
-    };
-    if !guards.kernel_lock
-        && let Some(holder) = noted_holder(&config.layout.lock())
-    {
-        return Err(locked_by(&holder));
-    }
-    let lock = guards.root_lock.then(|| durable::lock(&config.layout.lock(), &note));
-    let _lock = lock.transpose().map_err(|error| match error {
-        LockError::HeldBy(note) => locked_by(&note),
-        LockError::Disk(error) => DaemonError::Disk(error),
-    })?;
+    let _lock = lock_root(config)?;
     // From here on, the root and its `status.json` are this daemon's.
     let (_checkpoint_lock, monitor) = start(config).inspect_err(|error| {
         StatusWriter::new(&config.layout, guards, None).set_ended(error.exit(), Some(chain(error)));
@@ -137,7 +124,7 @@ pub fn run(config: &DaemonConfig<'_>) -> Result<Exit, DaemonError> {
     .run()
 }
 
-/// What may refuse a daemon whose root is locked: the lock of the checkpoints, and the monitor.
+/// Locks the checkpoints, removes what an earlier daemon left unfinished, and starts the monitor.
 fn start(config: &DaemonConfig<'_>) -> Result<(Option<File>, Option<Monitor>), DaemonError> {
     let guards = &config.settings.guards;
     let path = guards.root_lock.then(|| config.layout.checkpoint_lock()).flatten();
@@ -148,13 +135,6 @@ fn start(config: &DaemonConfig<'_>) -> Result<(Option<File>, Option<Monitor>), D
         tracing::warn!("what an earlier daemon left unfinished could not be removed yet: {}", chain(&error));
     }
     Ok((lock, Monitor::start(&config.layout, &config.settings)?))
-}
-
-/// The note in the lock file, if a process has the number in it. Only for the guard `kernel_lock`.
-fn noted_holder(lock: &Path) -> Option<String> {
-    let note = std::fs::read_to_string(lock).ok()?;
-    let pid: u32 = note.trim().strip_prefix("pid ")?.parse().ok()?;
-    Path::new(&format!("/proc/{pid}")).exists().then_some(note)
 }
 
 fn start_gpu_health(settings: &Settings) -> Option<GpuHealthMonitor> {
@@ -172,21 +152,6 @@ fn start_gpu_health(settings: &Settings) -> Option<GpuHealthMonitor> {
     GpuHealthMonitor::start(gpu, interval)
         .inspect_err(|error| tracing::info!("the GPU's health is not monitored: {}", chain(error)))
         .ok()
-}
-
-/// Locks a checkpoint directory that the settings name.
-///
-/// # Errors
-/// If the daemon of another root uses it, or it can't be locked.
-fn lock_checkpoints(path: &Path, root: &Path) -> Result<File, DaemonError> {
-    let note = format!("pid {} of `{}`\n", std::process::id(), root.display());
-    durable::lock(path, &note).map_err(|error| match error {
-        LockError::HeldBy(holder) => DaemonError::CheckpointsLocked {
-            dir: path.parent().unwrap_or(path).into(),
-            holder: holder.trim().into(),
-        },
-        LockError::Disk(error) => DaemonError::Disk(error),
-    })
 }
 
 struct Daemon<'a> {

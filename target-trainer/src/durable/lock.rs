@@ -7,14 +7,14 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::error::DurableError;
-use super::lock_holders::let_heirs_go_on;
+use super::lock_holders::continue_stopped_children;
 
 /// How long [`lock`] retries while another process holds the lock.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 const LOCK_RETRY_INTERVAL: Duration = Duration::from_millis(10);
 /// After this time, and as long again each time, [`lock`] looks whether processes that have inherited the lock are
 /// stopped.
-const HEIR_CHECK_INTERVAL: Duration = Duration::from_millis(500);
+const CHILD_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Why a file could not be locked.
 #[derive(Debug, thiserror::Error)]
@@ -41,15 +41,15 @@ pub fn lock(path: &Path, note: &str) -> Result<File, LockError> {
         .open(path);
     let file = open.map_err(DurableError::new("open", path))?;
     let deadline = Instant::now() + LOCK_TIMEOUT;
-    let mut check_heirs_at = Instant::now() + HEIR_CHECK_INTERVAL;
+    let mut check_children_at = Instant::now() + CHILD_CHECK_INTERVAL;
     loop {
         match file.try_lock() {
             Ok(()) => break,
             // The child of a killed daemon may still hold it, between fork and exec.
             Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
-                if Instant::now() >= check_heirs_at {
-                    check_heirs_at += HEIR_CHECK_INTERVAL;
-                    let_heirs_go_on(&file, noted_owner(path)).map_err(DurableError::new("read", path))?;
+                if Instant::now() >= check_children_at {
+                    check_children_at += CHILD_CHECK_INTERVAL;
+                    continue_stopped_children(&file).map_err(DurableError::new("read", path))?;
                 }
                 std::thread::sleep(LOCK_RETRY_INTERVAL)
             }
@@ -65,12 +65,6 @@ pub fn lock(path: &Path, note: &str) -> Result<File, LockError> {
     Ok(file)
 }
 
-/// The process that has taken the lock last, if its note tells it.
-fn noted_owner(path: &Path) -> Option<i32> {
-    let note = std::fs::read_to_string(path).ok()?;
-    note.strip_prefix("pid ")?.split(|end: char| !end.is_ascii_digit()).next()?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::process::ExitStatusExt;
@@ -81,40 +75,53 @@ mod tests {
 
     use super::*;
 
-    /// A process that has inherited the lock and is stopped. When it goes on, it gives it up.
-    fn stopped_heir(lock: File) -> Child {
-        let heir = Command::new("sh").args(["-c", "kill -STOP $$"]).stdin(Stdio::from(lock)).spawn().unwrap();
-        let status = format!("/proc/{}/status", heir.id());
-        let is_stopped = || std::fs::read_to_string(&status).unwrap().contains("State:\tT");
-        while !is_stopped() {
+    /// A stopped process that has this file open as its standard input. When it goes on, it ends.
+    fn stopped_with(file: File) -> Child {
+        let child =
+            Command::new("sh").args(["-c", "kill -STOP $$"]).stdin(Stdio::from(file)).spawn().unwrap();
+        while !is_stopped(&child) {
             std::thread::sleep(LOCK_RETRY_INTERVAL);
         }
-        heir
+        child
+    }
+
+    fn is_stopped(child: &Child) -> bool {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+        status.contains("State:\tT")
+    }
+
+    fn end(mut child: Child) {
+        kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGKILL).unwrap();
+        assert_eq!(child.wait().unwrap().signal(), Some(9));
     }
 
     #[test]
     fn a_stopped_child_of_a_dead_owner_does_not_keep_the_lock() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
-        let mut dead = Command::new("true").spawn().unwrap();
-        dead.wait().unwrap();
-        let mut heir = stopped_heir(lock(&path, &format!("pid {}\n", dead.id())).unwrap());
+        // Another process that only reads the file is none of the lock's.
+        let reader = stopped_with(File::create(&path).unwrap());
+        let mut child = stopped_with(lock(&path, "").unwrap());
         drop(lock(&path, "pid 1\n").unwrap());
-        assert!(heir.wait().unwrap().success());
+        assert!(child.wait().unwrap().success());
+        assert!(is_stopped(&reader));
+        end(reader);
     }
 
     #[test]
     fn a_stopped_owner_keeps_the_lock_and_stays_stopped() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
-        let mut owner = stopped_heir(lock(&path, "").unwrap());
-        // Without a note, nobody knows who has taken it.
-        for note in [String::new(), format!("pid {}\n", owner.id())] {
-            std::fs::write(&path, &note).unwrap();
-            let refused = lock(&path, "pid 1\n");
-            assert!(matches!(&refused, Err(LockError::HeldBy(holder)) if *holder == note), "{refused:?}");
+        std::fs::write(&path, "somebody").unwrap();
+        // It takes the lock itself, and runs a command that stops it.
+        let owner = Command::new("flock").arg(&path).args(["-c", "kill -STOP $PPID"]).spawn().unwrap();
+        while !is_stopped(&owner) {
+            std::thread::sleep(LOCK_RETRY_INTERVAL);
         }
-        kill(Pid::from_raw(owner.id().cast_signed()), Signal::SIGKILL).unwrap();
-        assert_eq!(owner.wait().unwrap().signal(), Some(9));
+        let refused = lock(&path, "pid 1\n");
+        assert!(matches!(&refused, Err(LockError::HeldBy(holder)) if holder == "somebody"), "{refused:?}");
+        assert!(is_stopped(&owner));
+        end(owner);
+        drop(lock(&path, "pid 1\n").unwrap());
     }
 }

@@ -42,9 +42,10 @@ impl AblationRuns<'_> {
     pub fn difference(&self) -> Option<String> {
         let control = self.control?;
         let failing = self.baseline.progress.save_controls.iter().find(|control| !control.is_sound());
-        let failing = failing.map(|SaveControl { save, because, .. }| {
+        let failing = failing.map(|SaveControl { save, because, said, .. }| {
+            let said = said.iter().map(|line| format!(", its last line: {line}")).collect::<String>();
             format!(
-                "with every guard, a resume from the files right after the save of {save} fails ({because})"
+                "with every guard, a resume from the files right after the save of {save} fails ({because}{said})"
             )
         });
         let difference = failing.or_else(|| difference(self.baseline, control))?;

@@ -124,6 +124,13 @@ impl EndedBaseline<'_> {
         });
         let resumes_silently = !is_reported && first_step > self.facts.progress.first_step.or(first_step);
         let TrialFacts { outcome, because, said, .. } = facts;
+        let last_line = || {
+            resumed.iter().rev().find_map(|entry| match &entry.event {
+                Event::Output { line, .. } => Some(line.clone()),
+                _ => None,
+            })
+        };
+        let said = if outcome == Outcome::Recovered { said } else { said.or_else(last_line) };
         SaveControl { save: save.clone(), outcome, because, resumes_silently, said }
     }
 

@@ -2,9 +2,7 @@
 //! from them. The target waits in the write call of the line meanwhile, and every call that changes a file waits for
 //! the same supervisor. Runs nothing and judges nothing.
 
-use std::collections::BTreeMap;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use scenarios::{AnnouncedSave, Event};
@@ -114,24 +112,12 @@ impl SaveSnapshots {
         if !self.is_wanted() {
             return;
         }
-        let failure = self.copy_unchanged().err().map(|error| chain(&error));
-        self.taken.push(SaveSnapshot { save, nth: self.saves, files: self.copy_dir(), failure });
-    }
-
-    /// Copies the files, and again if they have changed meanwhile: of a file that is renamed while its directory is
-    /// listed, neither name may be seen. What goes on changing is taken as the last copy has it.
-    fn copy_unchanged(&mut self) -> Result<(), FileError> {
-        let mut before = state_of(&self.root);
         let mut copied = self.copy();
         for _ in 1..MAX_COPIES {
-            let after = state_of(&self.root);
-            if copied.is_ok() && before == after {
-                break;
-            }
-            before = after;
-            copied = self.copy();
+            copied = copied.or_else(|_| self.copy());
         }
-        copied
+        let failure = copied.err().map(|error| chain(&error));
+        self.taken.push(SaveSnapshot { save, nth: self.saves, files: self.copy_dir(), failure });
     }
 
     /// Copies the files to a new directory.
@@ -177,22 +163,6 @@ impl SaveSnapshots {
     }
 }
 
-/// The paths below a directory, each with what changes when its file changes. What cannot be read is left out.
-fn state_of(dir: &Path) -> BTreeMap<PathBuf, (u64, u64, i64, i64)> {
-    let mut state = BTreeMap::new();
-    let mut dirs = vec![dir.to_path_buf()];
-    while let Some(dir) = dirs.pop() {
-        for path in std::fs::read_dir(&dir).into_iter().flatten().flatten().map(|entry| entry.path()) {
-            let Ok(found) = path.symlink_metadata() else { continue };
-            if found.is_dir() {
-                dirs.push(path.clone());
-            }
-            state.insert(path, (found.ino(), found.size(), found.ctime(), found.ctime_nsec()));
-        }
-    }
-    state
-}
-
 fn save_in(Announcement { job, what }: Announcement) -> Option<AnnouncedSave> {
     match what {
         Announced::Saved { step } => Some(AnnouncedSave { job, step }),
@@ -209,25 +179,5 @@ impl Drop for SaveSnapshots {
     fn drop(&mut self) {
         // The owner of the run's directory removes what could not be removed here.
         let _ = remove_tree(&self.dir);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_change_of_a_name_or_a_content_is_another_state() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("below/file");
-        std::fs::create_dir(dir.path().join("below")).unwrap();
-        std::fs::write(&file, "a").unwrap();
-        let first = state_of(dir.path());
-        assert_eq!(state_of(dir.path()), first);
-        std::fs::rename(&file, dir.path().join("below/other")).unwrap();
-        let renamed = state_of(dir.path());
-        assert_ne!(renamed, first);
-        std::fs::write(dir.path().join("below/other"), "longer").unwrap();
-        assert_ne!(state_of(dir.path()), renamed);
     }
 }

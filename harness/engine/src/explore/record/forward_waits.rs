@@ -23,7 +23,7 @@ pub struct PhaseLines {
 #[derive(Default)]
 pub(super) struct ForwardWaits {
     since: BTreeMap<i32, Instant>,
-    /// Whether a supervisor has told the user before.
+    /// Whether a supervisor has told the user what a worker had told it.
     is_forwarding: bool,
     /// A thread was held in vain, and no supervisor has ever told the user.
     is_useless: bool,
@@ -33,7 +33,7 @@ impl ForwardWaits {
     /// This thread has printed the last line of a phase.
     pub(super) fn on_end(&mut self, thread: i32, on_stdio: bool) {
         if on_stdio {
-            self.is_forwarding = true;
+            self.is_forwarding |= !self.since.is_empty();
             self.since.clear();
         } else if !self.is_useless {
             self.since.insert(thread, Instant::now());
@@ -84,6 +84,12 @@ mod tests {
         waits.on_end(7, false);
         assert!(!waits.holds(7), "nobody forwards");
         let mut waits = ForwardWaits::default();
+        waits.on_end(1, true);
+        assert!(!hold_in_vain(&mut waits));
+        waits.on_end(7, false);
+        assert!(!waits.holds(7), "the line was printed before, and not forwarded");
+        let mut waits = ForwardWaits::default();
+        waits.on_end(7, false);
         waits.on_end(1, true);
         assert!(!hold_in_vain(&mut waits));
         waits.on_end(7, false);
