@@ -43,7 +43,7 @@ pub(crate) enum CliCommand {
     /// proves that it can detect the fault. Each guard is reported as `caught by harm` (what the trainer did or
     /// left was wrong), `caught by words only` (only lines of output were missing) or `MISSED` (it survived
     /// anyway). If the trainer does not work without the guard, even without a fault, nothing is shown.
-    Ablate(RunArgs),
+    Ablate(AblateArgs),
     /// Record one run of any trainer and test its recovery from crash states
     ///
     /// Records the file operations of the command, builds file trees that a kill or a power loss could have
@@ -113,6 +113,18 @@ pub(crate) enum SchemaKind {
     Scenario,
     /// A file that describes how to start, watch, resume and verify a trainer
     Target,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct AblateArgs {
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+    /// Run every trial without the guard [default: start no more of them once one has shown harm]
+    ///
+    /// One trial with harm proves that the scenario detects the fault. Use it to see everything that the guard
+    /// prevents. Trials that were not started are counted next to the verdict.
+    #[arg(long)]
+    pub(crate) keep_going: bool,
 }
 
 #[derive(Debug, Clone, Args)]

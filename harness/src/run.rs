@@ -38,8 +38,19 @@ const MORE_JOBS_THAN_CORES: usize = 2;
 pub(crate) enum RunMode {
     /// All guards stay on. A scenario should survive.
     Run,
-    /// Each scenario runs once per guard, without it. The scenario should be violated.
-    Ablate,
+    /// Each scenario runs once per guard, without it. The scenario should be violated. With `keep_going`, all of its
+    /// trials run, even if one has shown harm.
+    Ablate { keep_going: bool },
+}
+
+impl RunMode {
+    fn is_ablation(self) -> bool {
+        matches!(self, RunMode::Ablate { .. })
+    }
+
+    fn keeps_going(self) -> bool {
+        matches!(self, RunMode::Ablate { keep_going: true })
+    }
 }
 
 /// The scenarios to run, once for each guard with `ablate`.
@@ -97,7 +108,7 @@ fn prepare_all(
         }
         let guards: Vec<Option<String>> = match mode {
             RunMode::Run => vec![None],
-            RunMode::Ablate => scenario.scenario.guards().iter().cloned().map(Some).collect(),
+            RunMode::Ablate { .. } => scenario.scenario.guards().iter().cloned().map(Some).collect(),
         };
         if guards.is_empty() {
             // It is not run, but a mistake in its files is one all the same.
@@ -115,6 +126,9 @@ fn prepare_all(
             }
             if args.no_warm {
                 ready.started.repeat += " --no-warm";
+            }
+            if mode.keeps_going() {
+                ready.started.repeat += " --keep-going";
             }
             prepared.scenarios.push(ready);
         }
@@ -140,7 +154,7 @@ fn run_prepared(
     let record_path = out_dir.join("record.jsonl");
     let record_writer =
         Arc::new(RecordWriter::create(&record_path).map_err(file_error::<CliError>("create", &record_path))?);
-    let display = Arc::new(RunDisplay::new(scenarios.len(), mode == RunMode::Ablate));
+    let display = Arc::new(RunDisplay::new(scenarios.len(), mode.is_ablation()));
     let observers = Arc::new(ObserverThread::start(vec![record_writer.clone(), display.clone()]));
     let reporter = Reporter::new(observers.clone());
     let mechanisms = started.machine.mechanisms.clone();
@@ -149,6 +163,7 @@ fn run_prepared(
         scenarios,
         seed: args.seed,
         jobs: session.jobs(),
+        keep_going: mode.keeps_going(),
         warm: WarmStart::of_options(&args.warm, args.no_warm),
         selection: TrialSelection { max: args.max_trials.unwrap_or_default(), only: args.trial },
         sandboxes_dir: session.dir(),
@@ -203,7 +218,7 @@ fn exit_of_results(results: &[ScenarioResult], prepared: &PreparedRun) -> Comman
         }
         match prepared.mode {
             RunMode::Run => CommandExit::from_verdict(&result.verdict),
-            RunMode::Ablate => CommandExit::from_ablation(&result.verdict),
+            RunMode::Ablate { .. } => CommandExit::from_ablation(&result.verdict),
         }
         .or(is_required.then_some(CommandExit::Inconclusive))
     };
@@ -253,7 +268,7 @@ fn print_summary(record: &Record, out_dir: &Path, results: &[ScenarioResult], mo
     let skipped = count(|verdict| matches!(verdict, Verdict::Skipped { .. }));
     let (good, bad) = match mode {
         RunMode::Run => (format!("{survived} survived"), format!("{violated} violated")),
-        RunMode::Ablate => {
+        RunMode::Ablate { .. } => {
             let words = count(|verdict| verdict.violation_kind() == Some(ViolationKind::Words));
             let words = if words > 0 { format!(" ({words} by words only)") } else { String::new() };
             (format!("{violated} of {} guards caught{words}", results.len()), format!("{survived} missed"))
@@ -302,7 +317,7 @@ mod tests {
     #[test]
     fn each_set_of_results_has_the_first_of_their_documented_codes() {
         let kinds = result_kinds();
-        for (mode, nth) in [(RunMode::Run, 0), (RunMode::Ablate, 1)] {
+        for (mode, nth) in [(RunMode::Run, 0), (RunMode::Ablate { keep_going: false }, 1)] {
             for set in 0..1_usize << kinds.len() {
                 let chosen: Vec<&ResultKind> = kinds
                     .iter()

@@ -104,6 +104,7 @@ fn main() -> ExitCode {
         a_failed_recorded_run_shows_its_last_lines,
         explore_shows_the_last_lines_of_a_failed_run,
         signals_have_their_usual_effect_however_the_harness_was_started,
+        without_a_guard_no_more_trials_start_once_one_has_shown_harm,
     ]);
     trials.extend(trials![
         missing(GATE.iter().chain(&[Need::Program("python3")]));
@@ -173,11 +174,22 @@ impl Files {
 
     /// Runs `verb` on scenarios with these ids, and analyzes the record.
     fn report(&self, verb: &str, ids: &[&str]) -> Reported {
+        self.report_with(verb, ids, &[])
+    }
+
+    fn report_with(&self, verb: &str, ids: &[&str], options: &[&str]) -> Reported {
         let (out, memory) = (self.path("out"), self.path("memory"));
         std::fs::create_dir(&memory).unwrap();
         let scenarios: Vec<String> = ids.iter().map(|id| self.write(id)).collect();
         let mut command = Command::new(TRAINWRECK);
-        command.arg(verb).args(&scenarios).args(["--jobs", "1", "--out", &out, "--writable", &memory]);
+        command.arg(verb).args(options).args(&scenarios).args([
+            "--jobs",
+            "1",
+            "--out",
+            &out,
+            "--writable",
+            &memory,
+        ]);
         let output = command.output().unwrap();
         let printed = output_text(&output);
         let report = |name: &str| {
@@ -335,6 +347,34 @@ fn a_guard_is_caught_by_harm_or_by_words_only() {
     // The run ends before this step, so the fault is never effective: what is missing then shows nothing.
     let too_late = "crash: {when: {step: 40}}";
     ablate("silent", too_late).assert_inconclusive(&["the faults were not effective in 1 of 1 trials"]);
+}
+
+fn without_a_guard_no_more_trials_start_once_one_has_shown_harm() {
+    let method =
+        "crash: {when: {call: {to: [write, rename], on: 'ckpt/**', during: checkpoint-save, at: every}}}";
+    let expect = "{always: {outcome: [recovered]}}, {reached: {output: '^watching'}}";
+    let ablate = |mode, options: &[&str]| {
+        Files { mode, method, expect, ..Files::new() }.report_with("ablate", &["01"], options)
+    };
+    // Words do not stop it: a later trial may show harm.
+    for (mode, options, stops) in
+        [("forgets", &[][..], true), ("forgets", &["--keep-going"], false), ("silent", &[], false)]
+    {
+        let reported = ablate(mode, options);
+        assert_eq!(reported.code, Some(0), "{}", reported.printed);
+        for text in &reported.texts {
+            let is_stopped = text.contains("not needed");
+            assert_eq!(is_stopped, stops, "{mode} {options:?}: {text}");
+        }
+        assert_eq!(
+            reported.printed.contains("1 trial tried"),
+            stops,
+            "{mode} {options:?}: {}",
+            reported.printed
+        );
+    }
+    let repeat = ablate("forgets", &["--keep-going"]).texts.join("\n");
+    assert!(repeat.contains(" --keep-going"), "{repeat}");
 }
 
 fn a_missing_program_is_a_note_for_check_and_invalid_input_for_run() {

@@ -14,6 +14,8 @@ pub struct TrialCounts {
     planned: Option<TrialsPlanned>,
     tried: u32,
     not_reached: u32,
+    /// Whether no other trial was started, because one showed what all were to show.
+    is_stopped: bool,
 }
 
 impl TrialCounts {
@@ -36,6 +38,7 @@ impl TrialCounts {
             Event::TrialEnded(_) => self.tried += 1,
             // It is counted again when it ends again.
             Event::TrialDiscarded => self.tried = self.tried.saturating_sub(1),
+            Event::TrialsStopped { .. } => self.is_stopped = true,
             _ => {}
         }
     }
@@ -74,6 +77,12 @@ impl TrialCounts {
         self.to_run().saturating_sub(self.ended())
     }
 
+    /// Why planned trials have not ended: not needed once one has shown harm without the guard, or else not run.
+    fn not_run_text(&self) -> Option<String> {
+        let why = if self.is_stopped { "not needed" } else { "not run" };
+        (self.not_run() > 0).then(|| format!("{} {why}", grouped(self.not_run())))
+    }
+
     /// The number of candidates for crash states that fixed bounds left out.
     pub fn not_enumerated(&self) -> u64 {
         self.planned.map_or(0, |planned| planned.not_enumerated)
@@ -109,14 +118,17 @@ impl fmt::Display for TrialCounts {
             write!(f, " of {}", grouped(possible))?;
         }
         write!(f, " {}", unit.name(possible))?;
-        let not_run = (self.not_run() > 0).then(|| format!("{} not run", grouped(self.not_run())));
         let not_reached =
             (self.not_reached() > 0).then(|| format!("{} not reached", grouped(self.not_reached())));
         let not_enumerated = (self.not_enumerated() > 0)
             .then(|| format!("and {} candidates not enumerated", counted(self.not_enumerated())));
         let left_out = Some(self.left_out_by()).filter(|by| !by.is_empty());
-        let notes: Vec<String> =
-            left_out.into_iter().chain(not_run).chain(not_reached).chain(not_enumerated).collect();
+        let notes: Vec<String> = left_out
+            .into_iter()
+            .chain(self.not_run_text())
+            .chain(not_reached)
+            .chain(not_enumerated)
+            .collect();
         if notes.is_empty() { Ok(()) } else { write!(f, " ({})", notes.join(", ")) }
     }
 }
@@ -134,6 +146,8 @@ pub struct TrialTotals {
     pub beyond_limit: u64,
     /// Planned trials that have not ended.
     pub not_run: u64,
+    /// Planned trials of `ablate` that were not started, because another one had shown harm.
+    pub not_needed: u64,
     /// Trials that did not reach the call of a fault, although they were repeated.
     pub not_reached: u64,
     /// Candidates for crash states that fixed bounds left out.
@@ -144,7 +158,8 @@ impl TrialTotals {
     /// Adds the trials of one scenario.
     pub fn add(&mut self, counts: &TrialCounts) {
         self.tried += counts.tried();
-        self.not_run += counts.not_run();
+        let not_run = if counts.is_stopped { &mut self.not_needed } else { &mut self.not_run };
+        *not_run += counts.not_run();
         self.not_reached += counts.not_reached();
         self.not_enumerated += counts.not_enumerated();
         let planned = counts.planned.unwrap_or_default();
@@ -171,6 +186,7 @@ impl fmt::Display for TrialTotals {
         write!(f, "{} {} tried", grouped(self.tried), TrialUnit::Trials.name(self.tried))?;
         let parts = [
             (self.not_run, "planned but not run"),
+            (self.not_needed, "not needed, as harm was seen; --keep-going tries them"),
             (self.not_reached, "not reached"),
             (self.not_selected, "left out by --trial"),
             (self.beyond_limit, "left out by the limit of a scenario"),
@@ -194,7 +210,7 @@ mod tests {
     use super::*;
 
     fn counts(planned: TrialsPlanned, tried: u32) -> TrialCounts {
-        TrialCounts { planned: Some(planned), tried, not_reached: 0 }
+        TrialCounts { planned: Some(planned), tried, not_reached: 0, is_stopped: false }
     }
 
     const CUT: TrialsPlanned = TrialsPlanned {
@@ -234,6 +250,14 @@ mod tests {
         assert_eq!(not_reached.to_string(), "38 of 41 trials (3 not reached)");
         let not_reached = [not_reached].iter().collect::<TrialTotals>().to_string();
         assert_eq!(not_reached, "38 trials tried, 3 not reached");
+        let stopped = TrialCounts { is_stopped: true, ..counts(CUT, 7) };
+        assert_eq!(stopped.to_string(), "7 of 402 crash states (max-trials, 83 not needed)");
+        let stopped = [stopped, counts(whole, 40)].iter().collect::<TrialTotals>().to_string();
+        assert_eq!(
+            stopped,
+            "47 trials tried, 1 planned but not run, 83 not needed, as harm was seen; --keep-going tries them, 312 left \
+             out by bounds; --max-trials all tries them"
+        );
     }
 
     #[test]

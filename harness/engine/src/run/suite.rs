@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 use scenarios::{
     BaselineFacts, Event, Fault, Mechanism, Scenario, ScenarioStarted, TargetFile, TargetGpu, TrialsPlanned,
-    Trigger, Verdict,
+    Trigger, Verdict, ViolationKind,
 };
 
 use crate::explore::WarmStart;
@@ -17,14 +17,14 @@ use crate::judge::{
     AblationRuns, JudgedTrial, ablation_verdict, unmatched_pattern_text, verdict, weakened_verdict,
 };
 use crate::observe::Reporter;
-use crate::plan::{BaselineCounts, TrialPlan, TrialSelection};
+use crate::plan::{BaselineCounts, Trial, TrialPlan, TrialSelection};
 use crate::run::baseline::{BaselineCache, CountRequests};
 use crate::run::crash_state_trials::{self, RecordedRun};
 use crate::run::error::RunError;
 use crate::run::resume_check::ResumeCache;
 use crate::run::trial::{FinishedTrial, TrialContext};
 use crate::run::trial_env::{TrialConfig, settings_without_guard};
-use crate::run::trial_runs::TrialRuns;
+use crate::run::trial_runs::{EndedTrials, TrialRuns};
 use crate::sandbox::HostAccess;
 
 /// A scenario with its target, ready to run.
@@ -58,6 +58,8 @@ pub struct Suite<'a> {
     pub jobs: usize,
     /// Which trials of each scenario run.
     pub selection: TrialSelection,
+    /// Without a guard, whether the other trials run too once one has shown harm.
+    pub keep_going: bool,
     /// Whether the target is forked in trials of crash states, if it is a Python program.
     pub warm: WarmStart,
     /// Existing directory in which the sandboxes are built. The caller removes it.
@@ -221,13 +223,38 @@ fn judge_scenario(
         warm: &suite.warm,
         jobs: suite.jobs,
         cancelled: suite.cancelled,
+        is_enough: &|trial| {
+            guard.is_some() && !suite.keep_going && shows_harm(trial, context, &planned, &ablation)
+        },
         dir: &dir,
         reporter,
     };
-    let trials = runs.run(&expanded.trials)?;
-    let verdict = verdict_of_trials(context, &planned, &trials, &ablation);
-    let interrupted = trials.len() < planned.to_run() as usize;
-    Ok(JudgedScenario { verdict, planned: Some(planned), interrupted })
+    judge_trials(runs, &expanded.trials, &ablation)
+}
+
+/// Runs the trials and judges them.
+fn judge_trials(
+    runs: TrialRuns<'_>,
+    trials: &[Trial],
+    ablation: &AblationRuns<'_>,
+) -> Result<JudgedScenario, RunError> {
+    let TrialRuns { context, planned, reporter, .. } = runs;
+    let EndedTrials { trials, enough } = runs.run(trials)?;
+    let verdict = verdict_of_trials(context, &planned, &trials, ablation);
+    let is_part = trials.len() < planned.to_run() as usize;
+    enough.filter(|_| is_part).into_iter().for_each(|at| reporter.emit(Event::TrialsStopped { at }));
+    Ok(JudgedScenario { verdict, planned: Some(planned), interrupted: is_part && enough.is_none() })
+}
+
+/// Whether one trial alone shows that the target does harm without the guard.
+fn shows_harm(
+    trial: &FinishedTrial,
+    context: TrialContext<'_>,
+    planned: &TrialsPlanned,
+    ablation: &AblationRuns<'_>,
+) -> bool {
+    let verdict = verdict_of_trials(context, planned, std::slice::from_ref(trial), ablation);
+    verdict.violation_kind() == Some(ViolationKind::Harm)
 }
 
 /// The verdict on the trials that have ended.

@@ -1,8 +1,8 @@
 //! Runs the trials of one scenario in parallel: with new processes, or with a target that is forked where that is faster
-//! and makes no difference. Gives no verdict.
+//! and makes no difference. Starts no more of them once one has shown enough. Gives no verdict.
 
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 use scenarios::{Event, TrialStarts, TrialsPlanned};
@@ -28,9 +28,18 @@ pub(super) struct TrialRuns<'a> {
     pub(super) jobs: usize,
     /// Once it returns `true`, no trial starts any more.
     pub(super) cancelled: fn() -> bool,
+    /// Whether what this trial shows is enough, so that no other one has to start.
+    pub(super) is_enough: &'a (dyn Fn(&FinishedTrial) -> bool + Sync),
     /// A directory of the scenario, by its name.
     pub(super) dir: &'a (dyn Fn(&str) -> PathBuf + Sync),
     pub(super) reporter: &'a Reporter,
+}
+
+/// The trials that have ended.
+pub(super) struct EndedTrials {
+    pub(super) trials: Vec<FinishedTrial>,
+    /// The one that shows enough. Those that had not started by then do not run.
+    pub(super) enough: Option<u32>,
 }
 
 /// What is known of the trials that are forked.
@@ -49,11 +58,11 @@ struct ForkedProgress {
 }
 
 impl TrialRuns<'_> {
-    /// Runs the trials until they are cancelled. Of a trial that was cut off nothing is known.
+    /// Runs the trials until they are cancelled or one shows enough. Of a trial that was cut off nothing is known.
     ///
     /// # Errors
     /// If the harness cannot do its work.
-    pub(super) fn run(self, trials: &[Trial]) -> Result<Vec<FinishedTrial>, RunError> {
+    pub(super) fn run(self, trials: &[Trial]) -> Result<EndedTrials, RunError> {
         let chosen = match self.context.recorded {
             Some(recorded) => ForkedTrialsSpec {
                 scenario: self.context.scenario,
@@ -71,11 +80,32 @@ impl TrialRuns<'_> {
         match chosen {
             ChosenStart::Forked(envs) => self.run_forked(&trials, envs),
             ChosenStart::NewProcesses { why } => {
-                let finished = self.run_new(&trials)?;
+                let ended = self.run_new(&trials)?;
                 why.into_iter().for_each(|why| self.emit_new_processes(&why, 0));
-                Ok(finished)
+                Ok(ended)
             }
         }
+    }
+
+    /// Runs the trials side by side. `run` gives none for a trial of which nothing is known.
+    fn run_side_by_side(
+        self,
+        trials: &[&Trial],
+        run: impl Fn(&Trial) -> Result<Option<FinishedTrial>, RunError> + Sync,
+    ) -> Result<EndedTrials, RunError> {
+        let enough = OnceLock::new();
+        let run = |trial: &&Trial| {
+            let finished = run(trial)?;
+            // Of two at the same time, one is named.
+            let is_first = |finished: &&FinishedTrial| enough.get().is_none() && (self.is_enough)(finished);
+            if let Some(first) = finished.as_ref().filter(is_first) {
+                let _ = enough.set(first.number);
+            }
+            Ok(finished)
+        };
+        let may_start = |_: &&&Trial| !(self.cancelled)() && enough.get().is_none();
+        let ended = trials.par_iter().filter(may_start).map(run).collect::<Result<Vec<_>, RunError>>()?;
+        Ok(EndedTrials { trials: ended.into_iter().flatten().collect(), enough: enough.into_inner() })
     }
 
     fn emit_new_processes(self, why: &ColdReason, discarded: u64) {
@@ -84,20 +114,18 @@ impl TrialRuns<'_> {
     }
 
     /// Runs each trial with new processes.
-    fn run_new(self, trials: &[&Trial]) -> Result<Vec<FinishedTrial>, RunError> {
-        let run = |trial: &&Trial| {
+    fn run_new(self, trials: &[&Trial]) -> Result<EndedTrials, RunError> {
+        self.run_side_by_side(trials, |trial| {
             let finished = self.run_until_reached(trial, |attempt, reporter| {
                 let dir = (self.dir)(&format!("{}-{attempt}", trial.number));
                 run_trial(dir, self.context, trial, None, reporter)
             });
             self.unless_cut_off(finished)
-        };
-        let trials = trials.par_iter().filter(|_| !(self.cancelled)()).map(run);
-        Ok(trials.collect::<Result<Vec<_>, RunError>>()?.into_iter().flatten().collect())
+        })
     }
 
     /// Runs each trial with a forked target, and all of them again if that makes a difference.
-    fn run_forked(self, trials: &[&Trial], envs: ForkedEnvs<'_>) -> Result<Vec<FinishedTrial>, RunError> {
+    fn run_forked(self, trials: &[&Trial], envs: ForkedEnvs<'_>) -> Result<EndedTrials, RunError> {
         let TrialContext { scenario, baseline, .. } = self.context;
         let forked = ForkedRuns {
             runs: TrialRuns { ..self },
@@ -105,23 +133,21 @@ impl TrialRuns<'_> {
             comparison: TrialComparison::new(scenario, &baseline.facts, self.planned),
             progress: Mutex::default(),
         };
-        let run = |trial: &&Trial| forked.run(trial);
-        let finished = trials.par_iter().filter(|_| !(self.cancelled)()).map(run);
-        let finished = finished.collect::<Result<Vec<_>, RunError>>();
+        let ended = self.run_side_by_side(trials, |trial| forked.run(trial));
         let ForkedProgress { compared, refused } = forked.progress.into_unlocked();
         envs.close()?;
-        let finished: Vec<FinishedTrial> = finished?.into_iter().flatten().collect();
-        let count = finished.len() as u64;
+        let ended = ended?;
+        let count = ended.trials.len() as u64;
         let Some(why) = refused else {
             self.reporter.emit(Event::TrialStarts(TrialStarts::Forked { trials: count, compared }));
-            return Ok(finished);
+            return Ok(ended);
         };
         let discard =
             |trial: &FinishedTrial| self.reporter.for_trial(trial.number).emit(Event::TrialDiscarded);
-        finished.iter().for_each(discard);
-        let finished = self.run_new(trials)?;
+        ended.trials.iter().for_each(discard);
+        let ended = self.run_new(trials)?;
         self.emit_new_processes(&why, count);
-        Ok(finished)
+        Ok(ended)
     }
 
     /// Runs a trial until it reaches the calls of its faults, and emits its end. With threads, the n-th call may not
