@@ -36,12 +36,18 @@ pub(crate) fn trial<R: TestResult>(
     }
 }
 
+/// The name of a test in a module: without the test program, as cargo shows the tests of a library.
+pub(crate) fn name_in(module: &str, test: &str) -> String {
+    module.split_once("::").map_or(test.to_owned(), |(_, module)| format!("{module}::{test}"))
+}
+
 /// Makes a trial of each function, named like the function: `trials![missing; first, second]`. `missing` is
 /// an `Option<String>`, as in [`trial`]; without it, every machine can run the tests.
 macro_rules! trials {
     ($missing:expr; $($test:ident),+ $(,)?) => {{
         let missing: Option<String> = $missing;
-        vec![$($crate::support::trial::trial(stringify!($test), missing.as_deref(), $test)),+]
+        let name = |test: &str| $crate::support::trial::name_in(module_path!(), test);
+        vec![$($crate::support::trial::trial(name(stringify!($test)), missing.as_deref(), $test)),+]
     }};
     ($($test:ident),+ $(,)?) => { trials![None; $($test),+] };
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
-use crate::invocation::{Invocation, Verb, invocations};
+use super::invocation::{Invocation, Verb, invocations};
 use crate::support::command::TRAINWRECK;
 use crate::support::leftovers::{MARK, cgroups_of, mounts_with, processes_that_stay, run_dirs};
 use crate::support::program_files::copy_program;

@@ -2,19 +2,13 @@
 //! copy: the recorded operations, the files of each crash state, the findings, also of second crashes. The user's
 //! files never change. Where no overlay is possible, the directory is copied, with the reason.
 //!
-//! `cargo test -p trainwreck --test large_trees`. Not covered: file systems that cannot be a layer.
-
-#![expect(clippy::unwrap_used, reason = "a test stops at the first failure")]
-
-#[expect(dead_code, reason = "each test program uses a part of it")]
-#[macro_use]
-mod support;
+//! `cargo test --test end_to_end -- large_trees::`. Not covered: file systems that cannot be a layer.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::Command;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -24,16 +18,16 @@ use engine::explore::{
     explore, explore_second_crashes,
 };
 use engine::sandbox::{HostAccess, LaunchSpec};
+use libtest_mimic::Trial;
 use regex::Regex;
 use scenarios::{Exploration, Finding, SandboxHint};
 
-use support::command::{TRAINWRECK, output_text, saver};
-use support::machine::{GATE, Need, missing};
-use support::ordinary_user::{NOBODY, OrdinaryUser};
-use support::tree_snapshot::TreeSnapshot;
+use crate::support::command::{TRAINWRECK, output_text, saver};
+use crate::support::machine::{GATE, Need, missing};
+use crate::support::ordinary_user::{NOBODY, OrdinaryUser};
+use crate::support::tree_snapshot::TreeSnapshot;
 
-fn main() -> ExitCode {
-    engine::sandbox::run_init_if_requested();
+pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = trials![
         missing(GATE.iter().chain(&[Need::Program("python3")]));
         every_crash_state_of_an_overlay_is_that_of_a_copy,
@@ -49,7 +43,7 @@ fn main() -> ExitCode {
     ]);
     let ordinary = missing(GATE.iter().chain(&[Need::OrdinaryUserWith("syscall-gate")]));
     trials.extend(trials![ordinary; a_large_directory_of_an_ordinary_user_is_an_overlay]);
-    support::trial::run(trials)
+    trials
 }
 
 /// Below this, everything is an overlay; above, everything is a copy.

@@ -2,20 +2,16 @@
 //! target without its guard undisturbed before it calls anything caught. Connections that nobody answers are
 //! named.
 //!
-//! `cargo test -p trainwreck --test undisturbed`. Not covered: the time limit of `prepare`, which is a minute.
-
-#![expect(clippy::unwrap_used, reason = "a test stops at the first failure")]
-
-#[expect(dead_code, reason = "each test program uses a part of it")]
-#[macro_use]
-mod support;
+//! `cargo test --test end_to_end -- undisturbed::`. Not covered: the time limit of `prepare`, which is a minute.
 
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::Command;
 
-use support::command::{TRAINWRECK, output_text, workspace};
-use support::machine::{GATE, Need, SANDBOX, missing};
-use support::program_files::{copy_program, write_script};
+use libtest_mimic::Trial;
+
+use crate::support::command::{TRAINWRECK, output_text, workspace};
+use crate::support::machine::{GATE, Need, SANDBOX, missing};
+use crate::support::program_files::{copy_program, write_script};
 
 const TARGET: &str = r"
 version: 1
@@ -85,7 +81,7 @@ const RECOVERS: &str = "{always: {outcome: [recovered]}}";
 const FAILS: &str = r"echo on-stdout; printf '\033[31mthe-reason\n' >&2; exit 7";
 const ESCAPED_REASON: &str = "stderr: \u{241b}[31mthe-reason";
 
-fn main() -> ExitCode {
+pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = trials![
         a_missing_program_is_a_note_for_check_and_invalid_input_for_run,
         without_the_reference_trainer_its_scenarios_are_skipped_with_the_reason,
@@ -112,7 +108,7 @@ fn main() -> ExitCode {
         connections_that_are_answered_are_not_named,
         a_failed_baseline_names_its_connections,
     ]);
-    support::trial::run_mostly_waiting(trials)
+    trials
 }
 
 /// The files of a scenario and its target, in a directory of their own.

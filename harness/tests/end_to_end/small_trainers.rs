@@ -1,27 +1,23 @@
 //! Small trainers of which users have brought the kinds: files beside the checkpoint with modes, owners and
 //! links, relative directories, a misspelled placeholder, and a trainer of which the options tell nothing.
 
-#![expect(clippy::unwrap_used, reason = "a test stops at the first failure")]
-
-#[expect(dead_code, reason = "each test program uses a part of it")]
-#[macro_use]
-mod support;
-
 use std::path::Path;
-use std::process::{Command, ExitCode, Output};
+use std::process::{Command, Output};
 
+use libtest_mimic::Trial;
 use scenarios::Outcome;
-use support::command::{TRAINWRECK, output_text, run_trainwreck, workspace};
-use support::machine::{GATE, Need, SANDBOX, missing};
-use support::scenario_run::ScenarioFiles;
-use support::small_target::{LONG_STALL, SmallTarget};
-use support::user_tree::UserTree;
+
+use crate::support::command::{TRAINWRECK, output_text, run_trainwreck, workspace};
+use crate::support::machine::{GATE, Need, SANDBOX, missing};
+use crate::support::scenario_run::ScenarioFiles;
+use crate::support::small_target::{LONG_STALL, SmallTarget};
+use crate::support::user_tree::UserTree;
 
 const SAVED: [&str; 2] = ["--saved", r"^saved step (?<step>\d+)"];
 const RESUMED: [&str; 2] = ["--resumed", r"^resumed from step (?<step>\d+)"];
 const SAME: [&str; 2] = ["--same", r"^final sum (\w+)"];
 
-fn main() -> ExitCode {
+pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = trials![an_unknown_placeholder_of_a_command_is_invalid_input];
     trials.extend(trials![
         missing(&GATE);
@@ -38,7 +34,7 @@ fn main() -> ExitCode {
         a_trainer_that_insists_on_modes_owners_links_and_times_gives_no_finding,
         a_lost_mode_is_noticed_by_this_trainer,
     ]);
-    support::trial::run_mostly_waiting(trials)
+    trials
 }
 
 fn target(name: &str) -> String {

@@ -2,22 +2,18 @@
 //! them, the processes beside them. What a target does to paths that it sees is its own affair: it never
 //! becomes a failure of the harness, never reaches the user's files, and leaves nothing behind.
 
-#![expect(clippy::unwrap_used, reason = "a test stops at the first failure")]
-
-#[expect(dead_code, unused_macros, reason = "each test program uses a part of it")]
-mod support;
-
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Output};
+use std::process::{Command, Output};
 use std::sync::OnceLock;
 
 use libtest_mimic::Trial;
-use support::command::{TRAINWRECK, output_text};
-use support::leftovers::{MARK, processes_that_stay, run_dirs};
-use support::machine::{GATE, Need, SANDBOX, missing};
-use support::ordinary_user::{NOBODY, OrdinaryUser};
-use support::trial::trial;
-use support::user_tree::{TreeOwner, UserTree};
+
+use crate::support::command::{TRAINWRECK, output_text};
+use crate::support::leftovers::{MARK, processes_that_stay, run_dirs};
+use crate::support::machine::{GATE, Need, SANDBOX, missing};
+use crate::support::ordinary_user::{NOBODY, OrdinaryUser};
+use crate::support::trial::{name_in, trial};
+use crate::support::user_tree::{TreeOwner, UserTree};
 
 /// Functions of `targets/destroys.sh` that leave the trainer's own files alone. Its result is that of any other.
 const HARMLESS: [&str; 18] = [
@@ -108,11 +104,15 @@ struct Destruction {
     is_harmless: bool,
 }
 
-fn main() -> ExitCode {
+pub(crate) fn trials() -> Vec<Trial> {
     let needs = missing(SANDBOX.iter().chain(&GATE));
     let ordinary = [Need::OrdinaryUserWith("syscall-gate"), Need::Program("setpriv")];
     let ordinary = missing(SANDBOX.iter().chain(&GATE).chain(&ordinary));
-    let mut trials = vec![trial("each_function_of_the_target_is_tried", None, each_function_is_tried)];
+    let mut trials = vec![trial(
+        name_in(module_path!(), "each_function_of_the_target_is_tried"),
+        None,
+        each_function_is_tried,
+    )];
     for (runner, missing) in [(Runner::ThisUser, needs), (Runner::Nobody, ordinary)] {
         for verb in VERBS {
             let harmless = HARMLESS.iter().map(|name| (*name, true));
@@ -123,7 +123,7 @@ fn main() -> ExitCode {
             }
         }
     }
-    support::trial::run_mostly_waiting(trials)
+    trials
 }
 
 fn script() -> PathBuf {
@@ -143,7 +143,11 @@ fn each_function_is_tried() {
 impl Destruction {
     fn trial(self, missing: Option<&str>) -> Trial {
         let Destruction { name, verb, runner, .. } = self;
-        trial(format!("{runner:?}_{verb:?}_{name}").to_lowercase(), missing, move || self.check())
+        trial(
+            name_in(module_path!(), &format!("{runner:?}_{verb:?}_{name}").to_lowercase()),
+            missing,
+            move || self.check(),
+        )
     }
 
     fn check(self) {

@@ -1,19 +1,15 @@
 //! What a trainer has promised must be there after every fault. Each way to break a promise has a small trainer that
 //! must be caught, and a sound twin that raises no alarm.
 
-#![expect(clippy::unwrap_used, reason = "a failed expectation must stop the test")]
-
-#[expect(dead_code, reason = "each test program uses a part of it")]
-#[macro_use]
-mod support;
-
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use libtest_mimic::Trial;
 use scenarios::{Outcome, Verdict, ViolationKind};
-use support::command::{TRAINWRECK, output_text, workspace};
-use support::machine::{GATE, missing};
-use support::scenario_run::{ScenarioFiles, ScenarioRun};
+
+use crate::support::command::{TRAINWRECK, output_text, workspace};
+use crate::support::machine::{GATE, missing};
+use crate::support::scenario_run::{ScenarioFiles, ScenarioRun};
 
 const SCENARIO: &str = r"
 version: 1
@@ -57,8 +53,8 @@ const NO_WRITE_SUCCEEDS: &str =
 const DELAY_ONE_RENAME: &str = "delay-call: {time: 1 ms, when: {call: {to: [rename], on: 'ckpt/**', at: 1}}}";
 const KILL_AT_EVERY_CALL: &str = "crash: {when: {call: {at: every}}}";
 
-fn main() -> ExitCode {
-    support::trial::run_mostly_waiting(trials![
+pub(crate) fn trials() -> Vec<Trial> {
+    trials![
         missing(&GATE);
         saves_that_failed_in_silence_are_missed_at_the_end,
         a_job_is_held_to_its_promises_after_its_end,
@@ -79,7 +75,7 @@ fn main() -> ExitCode {
         each_failed_expectation_says_where_what_and_how_to_repeat,
         explore_reads_all_of_a_long_output_and_asks_for_the_end,
         a_long_output_of_the_run_and_of_a_recovery_needs_little_memory,
-    ])
+    ]
 }
 
 fn target(program: &str, style: &str) -> String {

@@ -1,24 +1,20 @@
 //! A table of trainers with one defect each: `explore` must find it, and give every finding the right cause. For
 //! each of them there is a sound trainer that does the same without the defect, in which it must find nothing.
 //!
-//! `cargo test -p trainwreck --test causes`. The trainers are the styles of `targets/causes.sh`. Not covered:
+//! `cargo test --test end_to_end -- causes::`. The trainers are the styles of `targets/causes.sh`. Not covered:
 //! `error-swallowed`, which no crash shows.
 
-#![expect(clippy::unwrap_used, reason = "a test stops at the first failure")]
-
-#[expect(dead_code, reason = "each test program uses a part of it")]
-#[macro_use]
-mod support;
-
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::Command;
 
+use libtest_mimic::Trial;
 use scenarios::{Cause, ControlFiles, Exploration, Finding, Outcome};
-use support::command::{TRAINWRECK, output_text, workspace};
-use support::machine::{GATE, missing};
 
-fn main() -> ExitCode {
-    support::trial::run_mostly_waiting(trials![
+use crate::support::command::{TRAINWRECK, output_text, workspace};
+use crate::support::machine::{GATE, missing};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    trials![
         missing(&GATE);
         defects_that_a_kill_shows_have_their_causes,
         defects_that_a_power_loss_shows_have_their_causes,
@@ -37,7 +33,7 @@ fn main() -> ExitCode {
         without_a_save_the_finished_run_is_a_control,
         a_bound_on_the_controls_counts_what_it_left_out,
         a_finished_run_and_a_mistyped_directory_are_told_apart,
-    ])
+    ]
 }
 
 const SAVED: [&str; 2] = ["--saved", r"^saved step (?<step>\d+)"];

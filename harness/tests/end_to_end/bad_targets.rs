@@ -1,19 +1,13 @@
 //! Every detector has a known-bad target: a small trainer with exactly one defect must be caught. A correct
 //! trainer must raise no alarm.
 
-#![expect(clippy::unwrap_used, reason = "a failed expectation must stop the test")]
-
-#[expect(dead_code, reason = "each test program uses a part of it")]
-#[macro_use]
-mod support;
-
-use std::process::ExitCode;
-
+use libtest_mimic::Trial;
 use scenarios::{Outcome, Verdict};
-use support::command::workspace;
-use support::machine::{GATE, missing};
-use support::scenario_run::{ScenarioFiles, ScenarioRun};
-use support::small_target::{LONG_STALL, SmallTarget};
+
+use crate::support::command::workspace;
+use crate::support::machine::{GATE, missing};
+use crate::support::scenario_run::{ScenarioFiles, ScenarioRun};
+use crate::support::small_target::{LONG_STALL, SmallTarget};
 
 const SCENARIO: &str = r"
 version: 1
@@ -46,8 +40,8 @@ const CLOCK_BACK_AND_CRASH: &str =
 /// For trainers that hang, and for stops that are longer.
 const SHORT_STALL: &str = "2 s";
 
-fn main() -> ExitCode {
-    support::trial::run_mostly_waiting(trials![
+pub(crate) fn trials() -> Vec<Trial> {
+    trials![
         missing(&GATE);
         a_correct_trainer_raises_no_alarm,
         a_trainer_that_tears_its_checkpoint_is_caught,
@@ -63,7 +57,7 @@ fn main() -> ExitCode {
         a_trainer_that_a_signal_kills_is_started_again,
         a_signal_that_comes_too_late_is_never_a_failure_of_the_harness,
         a_trainer_that_leaves_a_process_behind_is_caught_although_it_recovers,
-    ])
+    ]
 }
 
 /// Runs the stub in the given style.

@@ -2,23 +2,19 @@
 //! user: what cannot run is skipped with the reason, nothing is called a success, and nothing fails or
 //! touches the user's files.
 
-#![expect(clippy::unwrap_used, reason = "a test stops at the first failure")]
-
-#[expect(dead_code, reason = "each test program uses a part of it")]
-#[macro_use]
-mod support;
-
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::Command;
 
-use support::c_target;
-use support::command::{TRAINWRECK, output_text, workspace};
-use support::machine::{GATE, Need, SANDBOX, missing};
-use support::ordinary_user::{NOBODY, OrdinaryUser};
-use support::small_target::{LONG_STALL, SmallTarget};
-use support::user_tree::{TreeOwner, UserTree};
+use libtest_mimic::Trial;
 
-fn main() -> ExitCode {
+use crate::support::c_target;
+use crate::support::command::{TRAINWRECK, output_text, workspace};
+use crate::support::machine::{GATE, Need, SANDBOX, missing};
+use crate::support::ordinary_user::{NOBODY, OrdinaryUser};
+use crate::support::small_target::{LONG_STALL, SmallTarget};
+use crate::support::user_tree::{TreeOwner, UserTree};
+
+pub(crate) fn trials() -> Vec<Trial> {
     let needs = || SANDBOX.iter().chain(&GATE);
     let mut trials = trials![
         missing(needs());
@@ -36,7 +32,7 @@ fn main() -> ExitCode {
         for_an_ordinary_user_without_user_namespaces_everything_is_skipped,
         for_an_ordinary_user_without_seccomp_only_what_needs_the_gate_is_skipped,
     ]);
-    support::trial::run_mostly_waiting(trials)
+    trials
 }
 
 /// A guard that can be removed.

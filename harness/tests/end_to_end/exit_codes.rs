@@ -2,21 +2,17 @@
 //! message of each, and the codes of runs that judge nothing. `command.rs` has those of ordinary runs,
 //! `interruptions.rs` those of runs that end early.
 
-#![expect(clippy::unwrap_used, reason = "a test stops at the first failure")]
-
-#[expect(dead_code, reason = "each test program uses a part of it")]
-#[macro_use]
-mod support;
-
 use std::path::Path;
-use std::process::{Command, ExitCode, Output};
+use std::process::{Command, Output};
 
 use assert_cmd::assert::OutputAssertExt;
-use support::command::{TRAINWRECK, output_text, run_trainwreck, saver, workspace};
-use support::machine::{GATE, SANDBOX, missing};
-use support::program_files::copy_program;
+use libtest_mimic::Trial;
 
-fn main() -> ExitCode {
+use crate::support::command::{TRAINWRECK, output_text, run_trainwreck, saver, workspace};
+use crate::support::machine::{GATE, SANDBOX, missing};
+use crate::support::program_files::copy_program;
+
+pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = trials![
         help_readme_and_code_show_the_same_table_of_exit_codes,
         each_mistake_has_its_exit_code_and_its_message,
@@ -36,7 +32,7 @@ fn main() -> ExitCode {
         each_mistake_of_a_recorded_run_has_its_exit_code_and_its_message,
         a_mutated_name_of_a_state_names_another_state_or_none,
     ]);
-    support::trial::run(trials)
+    trials
 }
 
 /// A directory with files that mistakes can be made with. `TMPDIR` and the user's state are in it.

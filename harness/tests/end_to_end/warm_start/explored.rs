@@ -5,7 +5,7 @@ use std::process::Command;
 
 use scenarios::{CrashCategory, Exploration, Outcome};
 
-use crate::Stage;
+use super::Stage;
 use crate::support::command::{TRAINWRECK, output_text};
 
 /// Reads `latest`, which is written in place. Slow enough that forks are worth it.

@@ -1,23 +1,19 @@
 //! Runs the built command: its exit codes, its messages, and that nothing of a run outlives it.
 
-#![expect(clippy::unwrap_used, reason = "a test stops at the first failure")]
-
-#[expect(dead_code, reason = "each test program uses a part of it")]
-#[macro_use]
-mod support;
-
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, Stdio};
 
 use assert_cmd::assert::OutputAssertExt;
+use libtest_mimic::Trial;
 use scenarios::{Event, Record};
-use support::command::{TRAINWRECK, output_text, run_trainwreck, wait_for, workspace};
-use support::leftovers::{cgroups_of, mounts_of_all_processes, processes_with, run_dirs};
-use support::machine::{GATE, Need, SANDBOX, missing};
-use support::ordinary_user::OrdinaryUser;
 
-fn main() -> ExitCode {
+use crate::support::command::{TRAINWRECK, output_text, run_trainwreck, wait_for, workspace};
+use crate::support::leftovers::{cgroups_of, mounts_of_all_processes, processes_with, run_dirs};
+use crate::support::machine::{GATE, Need, SANDBOX, missing};
+use crate::support::ordinary_user::OrdinaryUser;
+
+pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = trials![
         all_errors_of_a_file_are_printed_with_carets_and_the_exit_code_is_2,
         an_unknown_id_is_reported_with_the_nearest_known_id,
@@ -41,7 +37,7 @@ fn main() -> ExitCode {
     ]);
     trials.extend(trials![missing(&[Need::Mechanism("user-namespace")]); the_same_seed_gives_the_same_plan]);
     trials.extend(trials![missing(&[Need::OrdinaryUserWith("tmpfs")]); an_ordinary_user_can_run_it_too]);
-    support::trial::run(trials)
+    trials
 }
 
 fn all_errors_of_a_file_are_printed_with_carets_and_the_exit_code_is_2() {

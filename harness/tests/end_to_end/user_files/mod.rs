@@ -3,32 +3,28 @@
 //! command. Nothing else of a run remains either: no process, directory, mount or cgroup.
 //!
 //! By hand, with more invocations, every fifth of which is killed with SIGKILL, and with another seed:
-//! `TRAINWRECK_INVOCATIONS=50 TRAINWRECK_SEED=7 cargo test -p trainwreck --test user_files`
-
-#![expect(clippy::unwrap_used, reason = "a test stops at the first failure")]
+//! `TRAINWRECK_INVOCATIONS=50 TRAINWRECK_SEED=7 cargo test --test end_to_end -- user_files::`
 
 mod invocation;
 mod stage;
-#[expect(dead_code, reason = "each test program uses a part of it")]
-#[macro_use]
-#[path = "../support/mod.rs"]
-mod support;
 
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::Command;
 
 use invocation::{Invocation, PYTHON_HABITS, SHELL_HABITS, Verb};
+use libtest_mimic::Trial;
 use stage::{Runner, Stage};
-use support::command::TRAINWRECK;
-use support::machine::{GATE, Need, SANDBOX, missing};
-use support::ordinary_user::NOBODY;
-use support::user_tree::{TreeOwner, UserTree};
+
+use crate::support::command::TRAINWRECK;
+use crate::support::machine::{GATE, Need, SANDBOX, missing};
+use crate::support::ordinary_user::NOBODY;
+use crate::support::user_tree::{TreeOwner, UserTree};
 
 /// Owner and group of a project that a group shares.
 const OTHER_USER: u32 = 61_234;
 const SHARED_GROUP: u32 = 61_235;
 
-fn main() -> ExitCode {
+pub(crate) fn trials() -> Vec<Trial> {
     let needs = || SANDBOX.iter().chain(&GATE).chain(&[Need::Program("python3")]);
     let mut trials = trials![
         missing(&[Need::Program("python3")]);
@@ -49,7 +45,7 @@ fn main() -> ExitCode {
         a_project_of_an_ordinary_user_stays_as_it_is,
         a_project_that_a_group_shares_stays_as_it_is,
     ]);
-    support::trial::run_mostly_waiting(trials)
+    trials
 }
 
 /// Without this, the other tests would show nothing.

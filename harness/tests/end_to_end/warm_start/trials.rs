@@ -8,7 +8,7 @@ use scenarios::{
     Event, Outcome, Reason, Record, RecordEntry, TrialCounts, TrialFacts, TrialStarts, Verdict, last_attempt,
 };
 
-use crate::Stage;
+use super::Stage;
 use crate::support::command::{TRAINWRECK, output_text};
 
 /// Saves six times, in the way of `SAVE`.

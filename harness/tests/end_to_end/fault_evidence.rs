@@ -1,19 +1,14 @@
 //! A trial counts only if each fault of its method was effective: evidence comes from what was done, faults share
 //! nothing, and what is missing is said with its reason.
 
-#![expect(clippy::unwrap_used, reason = "a test stops at the first failure")]
-
-#[expect(dead_code, reason = "each test program uses a part of it")]
-#[macro_use]
-mod support;
-
-use std::process::ExitCode;
-
+use Expected::{Inconclusive, Survived};
+use libtest_mimic::Trial;
 use scenarios::Verdict;
-use support::command::workspace;
-use support::machine::{GATE, Need, SANDBOX, missing};
-use support::scenario_run::{ScenarioFiles, ScenarioRun};
-use support::small_target::{LONG_STALL, SmallTarget};
+
+use crate::support::command::workspace;
+use crate::support::machine::{GATE, Need, SANDBOX, missing};
+use crate::support::scenario_run::{ScenarioFiles, ScenarioRun};
+use crate::support::small_target::{LONG_STALL, SmallTarget};
 
 /// What a scenario must come to.
 enum Expected {
@@ -22,7 +17,6 @@ enum Expected {
     /// It is inconclusive, and each of these is said.
     Inconclusive(&'static [&'static str]),
 }
-use Expected::{Inconclusive, Survived};
 
 /// Methods against a sound trainer of 12 steps, which saves each third one with a `write` and `mv`.
 const METHODS: [(&str, Expected); 49] = [
@@ -237,7 +231,7 @@ const METHODS: [(&str, Expected); 49] = [
     ),
 ];
 
-fn main() -> ExitCode {
+pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = trials![
         missing(&GATE);
         a_trial_counts_only_if_each_fault_was_effective,
@@ -257,7 +251,7 @@ fn main() -> ExitCode {
         missing(GATE.iter().chain(&[Need::Mechanism("fuse")]));
         another_file_system_counts_if_a_process_met_its_trait_and_other_faults_work_on_it,
     ]);
-    support::trial::run_mostly_waiting(trials)
+    trials
 }
 
 /// Runs faults, separated by `; `, against a trainer.

@@ -2,17 +2,13 @@
 //! not exist, small limits, outputs that cannot be written. Each ends with its exit code and a word about what
 //! to do, never with a signal, and never as if everything were well.
 
-#![expect(clippy::unwrap_used, reason = "a test stops at the first failure")]
-
-#[expect(dead_code, unused_macros, reason = "each test program uses a part of it")]
-mod support;
-
-use std::process::{Command, ExitCode};
+use std::process::Command;
 
 use libtest_mimic::Trial;
-use support::command::{TRAINWRECK, output_text};
-use support::machine::{GATE, Need, missing};
-use support::trial::trial;
+
+use crate::support::command::{TRAINWRECK, output_text};
+use crate::support::machine::{GATE, Need, missing};
+use crate::support::trial::{name_in, trial};
 
 /// A command line of a shell that starts the command as `$T`, its possible exit codes, and a part of what it
 /// prints.
@@ -121,17 +117,17 @@ const VANISHING_DIRECTORIES: Start = start(
     "states",
 );
 
-fn main() -> ExitCode {
+pub(crate) fn trials() -> Vec<Trial> {
     let plain = STARTS.iter().map(|start| trial_of(start, None));
     let recorded = missing(&GATE);
     let recorded = RECORDED_STARTS.iter().map(|start| trial_of(start, recorded.as_deref()));
     let needs = GATE.iter().chain(&[Need::Root, Need::Program("unshare")]);
     let vanishing = trial_of(&VANISHING_DIRECTORIES, missing(needs).as_deref());
-    support::trial::run_mostly_waiting(plain.chain(recorded).chain([vanishing]).collect())
+    plain.chain(recorded).chain([vanishing]).collect()
 }
 
 fn trial_of(start: &'static Start, missing: Option<&str>) -> Trial {
-    trial(start.name, missing, || check(start))
+    trial(name_in(module_path!(), start.name), missing, || check(start))
 }
 
 fn check(Start { name, shell, codes, prints }: &Start) {

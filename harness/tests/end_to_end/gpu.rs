@@ -1,19 +1,13 @@
 //! GPU faults from the scenario file to the verdict, with a trainer of a few lines of C. A correct trainer
 //! raises no alarm, a known-bad trainer is caught, and defects that the shim finds are always reported.
 
-#![expect(clippy::unwrap_used, reason = "a failed expectation must stop the test")]
-
-#[expect(dead_code, reason = "each test program uses a part of it")]
-#[macro_use]
-mod support;
-
-use std::process::ExitCode;
-
+use libtest_mimic::Trial;
 use scenarios::{Outcome, Verdict};
-use support::c_target;
-use support::machine::{Need, SIMULATED_GPU, missing};
-use support::scenario_run::{ScenarioFiles, ScenarioRun};
-use support::small_target::LONG_STALL;
+
+use crate::support::c_target;
+use crate::support::machine::{Need, SIMULATED_GPU, missing};
+use crate::support::scenario_run::{ScenarioFiles, ScenarioRun};
+use crate::support::small_target::LONG_STALL;
 
 const TARGET: &str = r"
 version: 1
@@ -44,7 +38,7 @@ expect:
   - always: same-as-baseline
 ";
 
-fn main() -> ExitCode {
+pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = trials![
         missing(&SIMULATED_GPU);
         a_correct_trainer_recovers_from_an_error_at_any_copy_reported_in_either_way,
@@ -61,7 +55,7 @@ fn main() -> ExitCode {
         missing(&[Need::Mechanism("user-namespace"), Need::NoMechanism("real-gpu")]);
         without_a_gpu_a_real_gpu_scenario_is_skipped_with_the_reason,
     ]);
-    support::trial::run_mostly_waiting(trials)
+    trials
 }
 
 /// Runs one scenario with `targets/gpu.c` in the given style.

@@ -1,29 +1,25 @@
 //! Runs that end early, and what they leave: signals at several moments of `run`, `ablate` and `explore`,
 //! harnesses that start at the same moment, and leftovers of killed ones that are hard to remove.
 //!
-//! `cargo test -p trainwreck --test interruptions`. Not covered: leftovers on read-only file systems.
-
-#![expect(clippy::unwrap_used, reason = "a test stops at the first failure")]
-
-#[expect(dead_code, reason = "each test program uses a part of it")]
-#[macro_use]
-mod support;
+//! `cargo test --test end_to_end -- interruptions::`. Not covered: leftovers on read-only file systems.
 
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use assert_cmd::assert::OutputAssertExt;
+use libtest_mimic::Trial;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use scenarios::{Exploration, Record};
-use support::command::{TRAINWRECK, output_text, wait_for};
-use support::machine::{GATE, Need, SANDBOX, missing};
-use support::program_files::{copy_program, write_script};
 
-fn main() -> ExitCode {
+use crate::support::command::{TRAINWRECK, output_text, wait_for};
+use crate::support::machine::{GATE, Need, SANDBOX, missing};
+use crate::support::program_files::{copy_program, write_script};
+
+pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = trials![
         hostile_leftovers_are_removed_or_named_and_what_they_link_to_stays,
         an_interrupted_build_by_cargo_ends_at_once_with_130,
@@ -49,7 +45,7 @@ fn main() -> ExitCode {
         missing(&[Need::Mechanism("user-namespace")]);
         harnesses_that_start_at_the_same_moment_do_not_sweep_one_another,
     ]);
-    support::trial::run_mostly_waiting(trials)
+    trials
 }
 
 /// A directory for one run: its temporary files, its report, and a trainer's files.

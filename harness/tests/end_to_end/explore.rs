@@ -1,27 +1,23 @@
 //! Runs the explorer on small trainers, each with one style of saving. It must find each known-bad style with
 //! its cause, and nothing in the correct one.
 //!
-//! `cargo test -p trainwreck --test explore`. Not covered: targets that need a GPU.
-
-#![expect(clippy::unwrap_used, reason = "a test stops at the first failure")]
-
-#[expect(dead_code, reason = "each test program uses a part of it")]
-#[macro_use]
-mod support;
+//! `cargo test --test end_to_end -- explore::`. Not covered: targets that need a GPU.
 
 use std::path::Path;
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use libtest_mimic::Trial;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use scenarios::Exploration;
 use serde_json::Value;
-use support::command::{TRAINWRECK, output_text, run_trainwreck, saver, workspace};
-use support::machine::{GATE, missing};
 
-fn main() -> ExitCode {
-    support::trial::run(trials![
+use crate::support::command::{TRAINWRECK, output_text, run_trainwreck, saver, workspace};
+use crate::support::machine::{GATE, missing};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    trials![
         missing(&GATE);
         a_correct_saver_gives_no_finding,
         a_file_written_in_place_is_found,
@@ -47,7 +43,7 @@ fn main() -> ExitCode {
         a_target_file_replaces_the_options_and_a_page_is_written,
         a_killed_explorer_leaves_no_recovery_running,
         an_interrupted_exploration_counts_what_it_did_not_try,
-    ])
+    ]
 }
 
 /// A trainer that saves three times. Its recoveries sleep for `sleep_s`, a text that identifies them.

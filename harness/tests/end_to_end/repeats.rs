@@ -1,25 +1,21 @@
 //! Runs the commands that `explore` prints, as they are printed: each must show the same cause, outcome and crash again.
 //! Also what is kept of an exploration, and what makes a finding unconfirmed.
 //!
-//! `cargo test -p trainwreck --test repeats`. Most trainers are styles of `targets/causes.sh`.
-
-#![expect(clippy::unwrap_used, reason = "a test stops at the first failure")]
-
-#[expect(dead_code, reason = "each test program uses a part of it")]
-#[macro_use]
-mod support;
+//! `cargo test --test end_to_end -- repeats::`. Most trainers are styles of `targets/causes.sh`.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::Command;
 
+use libtest_mimic::Trial;
 use scenarios::{Exploration, Finding};
-use support::command::{TRAINWRECK, output_text, workspace};
-use support::machine::{GATE, missing};
 
-fn main() -> ExitCode {
-    support::trial::run_mostly_waiting(trials![
+use crate::support::command::{TRAINWRECK, output_text, workspace};
+use crate::support::machine::{GATE, missing};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    trials![
         missing(&GATE);
         commands_after_a_kill_repeat_their_findings,
         commands_after_a_power_loss_repeat_their_findings,
@@ -36,7 +32,7 @@ fn main() -> ExitCode {
         a_finding_that_fails_only_once_is_not_confirmed,
         the_files_and_the_output_of_failing_states_are_kept,
         a_name_that_the_model_does_not_allow_is_refused,
-    ])
+    ]
 }
 
 const SAVED: [&str; 2] = ["--saved", r"^saved step (?<step>\d+)"];

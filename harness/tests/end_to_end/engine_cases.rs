@@ -2,24 +2,19 @@
 //! output, with processes that outlive the main one, with changes that no call explains. Each is explored by the
 //! built command, most of them as a usual shell starts it: with 1,024 open files.
 
-#![expect(clippy::unwrap_used, reason = "a test stops at the first failure")]
-
-#[expect(dead_code, reason = "each test program uses a part of it")]
-#[macro_use]
-mod support;
-
 use std::path::PathBuf;
-use std::process::{Command, ExitCode, Output};
+use std::process::{Command, Output};
 
+use libtest_mimic::Trial;
 use scenarios::{Cause, Exploration, ExplorationNote, Finding, Outcome};
 
-use support::c_target;
-use support::command::{TRAINWRECK, output_text};
-use support::machine::{GATE, Need, missing};
-use support::ordinary_user::OrdinaryUser;
-use support::program_files::copy_program;
+use crate::support::c_target;
+use crate::support::command::{TRAINWRECK, output_text};
+use crate::support::machine::{GATE, Need, missing};
+use crate::support::ordinary_user::OrdinaryUser;
+use crate::support::program_files::copy_program;
 
-fn main() -> ExitCode {
+pub(crate) fn trials() -> Vec<Trial> {
     let python = [Need::Program("python3")];
     let mut trials = trials![
         missing(&GATE);
@@ -46,7 +41,7 @@ fn main() -> ExitCode {
         missing(&[Need::OrdinaryUserWith("syscall-gate")]);
         calls_of_a_program_that_forbids_to_be_followed_are_an_error_or_accepted,
     ]);
-    support::trial::run_mostly_waiting(trials)
+    trials
 }
 
 /// A watched directory, and a place for the result.

@@ -1,18 +1,12 @@
 //! The fault `limits`, and the expectations about what processes use: each finds a trainer that uses a resource
 //! badly, and is silent about its twin that does not.
 
-#![expect(clippy::unwrap_used, reason = "a test stops at the first failure")]
+use libtest_mimic::Trial;
 
-#[expect(dead_code, reason = "each test program uses a part of it")]
-#[macro_use]
-mod support;
-
-use std::process::ExitCode;
-
-use support::command::workspace;
-use support::machine::{GATE, Need, SANDBOX, missing};
-use support::scenario_run::{ScenarioFiles, ScenarioRun};
-use support::small_target::{LONG_STALL, SmallTarget};
+use crate::support::command::workspace;
+use crate::support::machine::{GATE, Need, SANDBOX, missing};
+use crate::support::scenario_run::{ScenarioFiles, ScenarioRun};
+use crate::support::small_target::{LONG_STALL, SmallTarget};
 
 /// What must be printed, and the exit code.
 struct Expected {
@@ -70,7 +64,7 @@ const OF_PROCESSES: [Row; 4] = [
     survived("helper", CRASH, "{zombie-time: {max: 100 ms}}"),
 ];
 
-fn main() -> ExitCode {
+pub(crate) fn trials() -> Vec<Trial> {
     let with =
         |needs: &[Need]| missing(SANDBOX.iter().chain(&GATE).chain(&[Need::Program("python3")]).chain(needs));
     let mut trials = trials![
@@ -83,7 +77,7 @@ fn main() -> ExitCode {
         with(&[Need::Mechanism("process-cgroup")]);
         limits_of_processes_are_noticed,
     ]);
-    support::trial::run_mostly_waiting(trials)
+    trials
 }
 
 fn run(way: &str, method: &str, expect: &str) -> ScenarioRun {

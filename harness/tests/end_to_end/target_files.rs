@@ -1,20 +1,16 @@
 //! Target files with the built command: mistakes are refused before anything runs, and what a file opens of the
 //! host and of the environment reaches the target. `scenarios/tests` has each mistake by itself.
 
-#![expect(clippy::unwrap_used, reason = "a test stops at the first failure")]
-
-#[expect(dead_code, reason = "each test program uses a part of it")]
-#[macro_use]
-mod support;
-
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Output};
+use std::process::{Command, Output};
 
+use libtest_mimic::Trial;
 use scenarios::{BaselineFacts, Event, Record};
-use support::command::{TRAINWRECK, output_text};
-use support::machine::{SANDBOX, missing};
 
-fn main() -> ExitCode {
+use crate::support::command::{TRAINWRECK, output_text};
+use crate::support::machine::{SANDBOX, missing};
+
+pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = trials![
         an_unknown_placeholder_is_refused_by_check_and_run_and_nothing_is_created,
         what_only_this_machine_lacks_is_a_note,
@@ -26,7 +22,7 @@ fn main() -> ExitCode {
         a_target_gets_the_variables_that_it_inherits_and_the_record_has_their_names,
         a_secret_that_is_not_inherited_does_not_reach_the_target,
     ]);
-    support::trial::run(trials)
+    trials
 }
 
 const TARGET: &str = r#"

@@ -2,20 +2,14 @@
 //! changes them runs bare and behind the gate with the same results, and its last state has the same tree. No
 //! recovery changes the files of another state.
 //!
-//! `cargo test -p trainwreck --test attributes`. Some tests need root, to give files to other users. Not covered:
+//! `cargo test --test end_to_end -- attributes::`. Some tests need root, to give files to other users. Not covered:
 //! whole trees of the states in between.
-
-#![expect(clippy::unwrap_used, reason = "a test panics at the first unexpected result")]
-
-#[expect(dead_code, reason = "each test program uses a part of it")]
-#[macro_use]
-mod support;
 
 use std::fmt::Debug;
 use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Output};
+use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 
 use engine::explore::{
@@ -29,17 +23,16 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed, TestRunner};
 use serde_json::{Value, json};
 
-use support::command::{TRAINWRECK, output_text};
-use support::machine::{GATE, Need, missing};
-use support::program_files::copy_program;
-use support::trial::trial;
-use support::watched_sandbox::WatchedSandbox;
+use crate::support::command::{TRAINWRECK, output_text};
+use crate::support::machine::{GATE, Need, missing};
+use crate::support::program_files::copy_program;
+use crate::support::trial::{name_in, trial};
+use crate::support::watched_sandbox::WatchedSandbox;
 
 /// Seconds since 1970 that are later than every time that a program sets.
 const BEGAN_UNIX_S: i64 = 1_700_000_000;
 
-fn main() -> ExitCode {
-    engine::sandbox::run_init_if_requested();
+pub(crate) fn trials() -> Vec<Trial> {
     let with = |needs: &[Need]| missing(GATE.iter().chain(needs));
     let mut trials = trials![
         with(&[Need::Program("python3"), Need::Root]);
@@ -60,7 +53,7 @@ fn main() -> ExitCode {
         a_mode_that_is_synced_is_no_finding,
     ]);
     let random = random_trials(with(&[Need::Program("python3"), Need::Root]).as_deref()).collect::<Vec<_>>();
-    support::trial::run_mostly_waiting(random.into_iter().chain(trials).collect())
+    random.into_iter().chain(trials).collect()
 }
 
 /// The program that changes and describes trees.
@@ -300,7 +293,7 @@ fn random_operation() -> impl Strategy<Value = Value> {
 fn random_trials(missing: Option<&str>) -> impl Iterator<Item = Trial> {
     (1..=4).map(move |part| {
         let name = format!("random_changes_of_attributes_are_part_of_a_state_{part}");
-        trial(name, missing, move || check_random_changes(part))
+        trial(name_in(module_path!(), &name), missing, move || check_random_changes(part))
     })
 }
 

@@ -1,40 +1,34 @@
 //! Starts Python programs as new processes and as forks of an interpreter that has imported libraries, in each way in
 //! which a trainer is started, and compares everything that is visible. The programs lie beside this file.
 
-#![expect(clippy::unwrap_used, reason = "a test stops at the first failure")]
-
-#[expect(dead_code, reason = "each test program uses a part of it")]
-#[macro_use]
-#[path = "../support/mod.rs"]
-mod support;
-
 mod explored;
 mod trials;
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::Command;
 use std::time::Duration;
 
 use engine::explore::{ForkedPython, ImportNotes, ServerImports};
 use engine::sandbox::{
     CommandRunner, CompletedCommand, HostAccess, LaunchSpec, ProcessExit, Sandbox, SandboxSpec,
 };
-
 use explored::{
     a_bounded_time_ends_well_and_counts_what_was_not_tried, a_kept_recording_has_the_time_of_its_run,
     a_library_that_notices_the_fork_makes_new_processes_of_all_recoveries,
     recoveries_that_end_their_group_or_the_interpreter_are_tried_all_the_same,
     slow_recoveries_are_forked_without_being_told, what_a_library_sees_of_the_files_is_not_hidden_by_a_fork,
 };
-use support::machine::{GATE, Need, SANDBOX, missing};
-use support::program_files::write_script;
+use libtest_mimic::Trial;
 use trials::{
     a_target_that_notices_the_fork_is_a_new_process_in_all_trials,
     modules_that_are_named_are_imported_once_or_the_reason_is_said,
     trials_that_are_forked_end_as_trials_with_new_processes,
 };
+
+use crate::support::machine::{GATE, Need, SANDBOX, missing};
+use crate::support::program_files::write_script;
 
 const DESCRIBE: &str = include_str!("describe.py");
 const ENDINGS: &str = include_str!("endings.py");
@@ -135,8 +129,7 @@ import random, tempfile, uuid
 print("random", random.random(), uuid.uuid4(), next(tempfile._get_candidate_names()), os.urandom(4).hex())
 "#;
 
-fn main() -> ExitCode {
-    engine::sandbox::run_init_if_requested();
+pub(crate) fn trials() -> Vec<Trial> {
     // Those that last longest come first.
     let mut trials = trials![
         missing(GATE.iter().chain([&Need::Program("python3")]));
@@ -159,7 +152,7 @@ fn main() -> ExitCode {
         code_of_the_user_is_imported_by_each_fork_wherever_it_is_installed,
         wrappers_and_special_options_are_not_forked,
     ]);
-    support::trial::run_mostly_waiting(trials)
+    trials
 }
 
 /// A directory with programs and a virtual environment, seen at the same path in a sandbox.

@@ -2,24 +2,20 @@
 //! losses, and give the first finding the right cause. In the sound trainer that does the same without the defect it must
 //! find nothing.
 //!
-//! `cargo test -p trainwreck --test savers`. The trainers are the styles of `targets/savers.py` and
+//! `cargo test --test end_to_end -- savers::`. The trainers are the styles of `targets/savers.py` and
 //! `targets/savers.c`. Those of `targets/causes.sh` are in `causes.rs`.
 
-#![expect(clippy::unwrap_used, reason = "a test stops at the first failure")]
-
-#[expect(dead_code, reason = "each test program uses a part of it")]
-#[macro_use]
-mod support;
-
 use std::ffi::OsString;
-use std::process::{Command, ExitCode};
+use std::process::Command;
 
 use libtest_mimic::Failed;
+use libtest_mimic::Trial;
 use scenarios::{Cause, CrashCategory, CrashModel, EnumerationRule, Exploration, Outcome};
-use support::c_target;
-use support::command::{TRAINWRECK, output_text, workspace};
-use support::machine::{GATE, Need, missing};
-use support::trial::{run, trial};
+
+use crate::support::c_target;
+use crate::support::command::{TRAINWRECK, output_text, workspace};
+use crate::support::machine::{GATE, Need, missing};
+use crate::support::trial::{name_in, trial};
 
 /// A way to save with a defect.
 #[derive(Clone, Copy)]
@@ -90,7 +86,7 @@ const NO_RECOVERY: [&str; 6] = ["--resume", "true", "--check", "true", "--max-st
 /// What `savers.py` imports.
 const MODULES: &str = "json,mmap,os,shutil,sqlite3,tarfile,threading,zipfile,zlib";
 
-fn main() -> ExitCode {
+pub(crate) fn trials() -> Vec<Trial> {
     let without_python = missing(GATE.iter().chain(&[Need::Program("python3")]));
     let without_gate = missing(&GATE);
     let mut trials = Vec::new();
@@ -98,7 +94,9 @@ fn main() -> ExitCode {
     {
         for saver in savers.iter().copied() {
             let name = format!("{}_is_found_and_without_it_nothing_is", saver.style.replace('-', "_"));
-            trials.push(trial(name, missing.as_deref(), move || check(saver, in_python)));
+            trials.push(trial(name_in(module_path!(), &name), missing.as_deref(), move || {
+                check(saver, in_python)
+            }));
         }
     }
     trials.extend(trials![
@@ -107,7 +105,7 @@ fn main() -> ExitCode {
         hundreds_of_changes_that_are_not_synced_are_enumerated_within_bounds,
         lines_of_output_add_no_states,
     ]);
-    run(trials)
+    trials
 }
 
 struct Explored {

@@ -2,23 +2,19 @@
 //! do, several verdicts at once, expectations with trials left out, damaged records, results that cannot be
 //! written. `exit_codes.rs` has the codes of single mistakes.
 //!
-//! `cargo test -p trainwreck --test exit_tables`. Not covered: a harness that fails.
-
-#![expect(clippy::unwrap_used, reason = "a test stops at the first failure")]
-
-#[expect(dead_code, reason = "each test program uses a part of it")]
-#[macro_use]
-mod support;
+//! `cargo test --test end_to_end -- exit_tables::`. Not covered: a harness that fails.
 
 use std::path::PathBuf;
-use std::process::{Command, ExitCode, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 
+use libtest_mimic::Trial;
 use scenarios::{Event, Exploration, Record, Verdict};
-use support::command::{TRAINWRECK, output_text, wait_for};
-use support::machine::{GATE, SANDBOX, missing};
-use support::program_files::write_script;
 
-fn main() -> ExitCode {
+use crate::support::command::{TRAINWRECK, output_text, wait_for};
+use crate::support::machine::{GATE, SANDBOX, missing};
+use crate::support::program_files::write_script;
+
+pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = trials![
         missing(&SANDBOX);
         of_several_verdicts_the_first_code_counts_and_analyze_agrees,
@@ -32,7 +28,7 @@ fn main() -> ExitCode {
         an_exploration_that_cannot_be_written_is_said_after_the_result,
     ]);
     trials.extend(trials![output_that_is_lost_is_no_success]);
-    support::trial::run_mostly_waiting(trials)
+    trials
 }
 
 /// A directory with a trainer, its files, and what the command leaves.

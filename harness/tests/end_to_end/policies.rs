@@ -1,16 +1,9 @@
 //! Policies that deny calls although the modes of files allow them: each right is denied below the root and nowhere
 //! else, a call that the gate makes is denied as the target's own would be, and trainers are judged by what they do.
 
-#![expect(clippy::unwrap_used, reason = "a test panics at the first unexpected result")]
-
-#[expect(dead_code, reason = "each test program uses a part of it")]
-#[macro_use]
-mod support;
-
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
-use std::process::ExitCode;
 use std::time::Duration;
 
 use engine::landlock::FileRights;
@@ -18,11 +11,11 @@ use engine::sandbox::{Confinement, HostAccess, LaunchSpec, ProcessExit, Sandbox,
 use libtest_mimic::Trial;
 use scenarios::{Outcome, Verdict};
 
-use support::command::{TRAINWRECK, output_text, workspace};
-use support::machine::{GATE, Need, missing};
-use support::ordinary_user::OrdinaryUser;
-use support::scenario_run::{ScenarioFiles, ScenarioRun};
-use support::small_target::{LONG_STALL, SmallTarget};
+use crate::support::command::{TRAINWRECK, output_text, workspace};
+use crate::support::machine::{GATE, Need, missing};
+use crate::support::ordinary_user::OrdinaryUser;
+use crate::support::scenario_run::{ScenarioFiles, ScenarioRun};
+use crate::support::small_target::{LONG_STALL, SmallTarget};
 
 /// Each right, and what the kernel then says to `denied_calls.py` below the root.
 const RIGHTS: [(&str, FileRights, &[&str]); 12] = [
@@ -51,8 +44,7 @@ const RIGHTS: [(&str, FileRights, &[&str]); 12] = [
     ("rename-across", FileRights::REFER, &["rename-across", "rename-across-link"]),
 ];
 
-fn main() -> ExitCode {
-    engine::sandbox::run_init_if_requested();
+pub(crate) fn trials() -> Vec<Trial> {
     let landlock = [Need::Mechanism("landlock"), Need::Program("python3")];
     let mut trials: Vec<Trial> = trials![
         missing(GATE.iter().chain(&landlock));
@@ -64,7 +56,7 @@ fn main() -> ExitCode {
         missing(GATE.iter().chain(&[Need::OrdinaryUserWith("landlock")]));
         a_mode_that_denies_is_no_evidence,
     ]);
-    support::trial::run_mostly_waiting(trials)
+    trials
 }
 
 /// What is printed for operations that fail with this right denied.
