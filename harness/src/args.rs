@@ -119,10 +119,11 @@ pub(crate) enum SchemaKind {
 pub(crate) struct AblateArgs {
     #[command(flatten)]
     pub(crate) run: RunArgs,
-    /// Run every trial without the guard [default: start no more of them once one has shown harm]
+    /// Run every trial without the guard [default: start no more of them once the guard is caught]
     ///
-    /// One trial with harm proves that the scenario detects the fault. Use it to see everything that the guard
-    /// prevents. Trials that were not started are counted next to the verdict.
+    /// One trial with harm proves that the scenario detects the fault. If only words are missing, 32 trials are tried
+    /// in search of harm. Use it to see everything that the guard prevents. Trials that were not started are counted
+    /// next to the verdict.
     #[arg(long)]
     pub(crate) keep_going: bool,
 }

@@ -39,7 +39,7 @@ pub(crate) enum RunMode {
     /// All guards stay on. A scenario should survive.
     Run,
     /// Each scenario runs once per guard, without it. The scenario should be violated. With `keep_going`, all of its
-    /// trials run, even if one has shown harm.
+    /// trials run, even if the guard is caught already.
     Ablate { keep_going: bool },
 }
 

@@ -123,8 +123,8 @@ pub enum Event {
     /// The target was forked in this trial, which has ended, and forks are not to be trusted. The trial is run again, and
     /// what it did before does not count.
     TrialDiscarded,
-    /// Without the guard, this trial showed harm: the guard is caught, so trials that had not started then were left
-    /// out. Comes after the last trial.
+    /// With this trial it was known that the guard is caught, so trials that had not started then were left out.
+    /// Comes after the last trial.
     TrialsStopped { at: u32 },
     /// How the target was started in the trials, where there was a choice. Comes after the last trial.
     TrialStarts(TrialStarts),

@@ -77,7 +77,7 @@ impl TrialCounts {
         self.to_run().saturating_sub(self.ended())
     }
 
-    /// Why planned trials have not ended: not needed once one has shown harm without the guard, or else not run.
+    /// Why planned trials have not ended: not needed, as the guard was caught, or else not run.
     fn not_run_text(&self) -> Option<String> {
         let why = if self.is_stopped { "not needed" } else { "not run" };
         (self.not_run() > 0).then(|| format!("{} {why}", grouped(self.not_run())))
@@ -146,7 +146,7 @@ pub struct TrialTotals {
     pub beyond_limit: u64,
     /// Planned trials that have not ended.
     pub not_run: u64,
-    /// Planned trials of `ablate` that were not started, because another one had shown harm.
+    /// Planned trials of `ablate` that were not started, because the guard was caught.
     pub not_needed: u64,
     /// Trials that did not reach the call of a fault, although they were repeated.
     pub not_reached: u64,
@@ -186,7 +186,7 @@ impl fmt::Display for TrialTotals {
         write!(f, "{} {} tried", grouped(self.tried), TrialUnit::Trials.name(self.tried))?;
         let parts = [
             (self.not_run, "planned but not run"),
-            (self.not_needed, "not needed, as harm was seen; --keep-going tries them"),
+            (self.not_needed, "not needed, as the guard was caught; --keep-going tries them"),
             (self.not_reached, "not reached"),
             (self.not_selected, "left out by --trial"),
             (self.beyond_limit, "left out by the limit of a scenario"),
@@ -255,8 +255,8 @@ mod tests {
         let stopped = [stopped, counts(whole, 40)].iter().collect::<TrialTotals>().to_string();
         assert_eq!(
             stopped,
-            "47 trials tried, 1 planned but not run, 83 not needed, as harm was seen; --keep-going tries them, 312 left \
-             out by bounds; --max-trials all tries them"
+            "47 trials tried, 1 planned but not run, 83 not needed, as the guard was caught; --keep-going tries them, \
+             312 left out by bounds; --max-trials all tries them"
         );
     }
 

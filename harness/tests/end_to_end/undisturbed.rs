@@ -352,7 +352,7 @@ fn without_a_guard_no_more_trials_start_once_one_has_shown_harm() {
     let ablate = |mode, options: &[&str]| {
         Files { mode, method, expect, ..Files::new() }.report_with("ablate", &["01"], options)
     };
-    // Words do not stop it: a later trial may show harm.
+    // Missing words do not stop it so soon: a later trial may show harm.
     for (mode, options, stops) in
         [("forgets", &[][..], true), ("forgets", &["--keep-going"], false), ("silent", &[], false)]
     {

@@ -3,6 +3,7 @@
 //! Checks first whether this machine supports the scenario. Emits events and prints nothing.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use rayon::iter::{IntoParallelRefIterator, ParallelIterator};
 use scenarios::{
@@ -26,6 +27,9 @@ use crate::run::trial::{FinishedTrial, TrialContext};
 use crate::run::trial_env::{TrialConfig, settings_without_guard};
 use crate::run::trial_runs::{EndedTrials, TrialRuns};
 use crate::sandbox::HostAccess;
+
+/// Without a guard, at least so many trials are tried in search of harm if only words are missing.
+const MIN_SEARCH_TRIALS: u32 = 32;
 
 /// A scenario with its target, ready to run.
 pub struct PreparedScenario {
@@ -58,7 +62,7 @@ pub struct Suite<'a> {
     pub jobs: usize,
     /// Which trials of each scenario run.
     pub selection: TrialSelection,
-    /// Without a guard, whether the other trials run too once one has shown harm.
+    /// Without a guard, whether the other trials run too once it is caught.
     pub keep_going: bool,
     /// Whether the target is forked in trials of crash states, if it is a Python program.
     pub warm: WarmStart,
@@ -217,6 +221,7 @@ fn judge_scenario(
         let verdict = Verdict::Inconclusive { why };
         return Ok(JudgedScenario { planned: Some(planned), ..JudgedScenario::without_trials(verdict) });
     }
+    let (stops, caught) = (guard.is_some() && !suite.keep_going, CaughtGuard::default());
     let runs = TrialRuns {
         context,
         planned,
@@ -224,7 +229,8 @@ fn judge_scenario(
         jobs: suite.jobs,
         cancelled: suite.cancelled,
         is_enough: &|trial| {
-            guard.is_some() && !suite.keep_going && shows_harm(trial, context, &planned, &ablation)
+            let alone = std::slice::from_ref(trial);
+            stops && caught.is_enough(&verdict_of_trials(context, &planned, alone, &ablation))
         },
         dir: &dir,
         reporter,
@@ -246,15 +252,23 @@ fn judge_trials(
     Ok(JudgedScenario { verdict, planned: Some(planned), interrupted: is_part && enough.is_none() })
 }
 
-/// Whether one trial alone shows that the target does harm without the guard.
-fn shows_harm(
-    trial: &FinishedTrial,
-    context: TrialContext<'_>,
-    planned: &TrialsPlanned,
-    ablation: &AblationRuns<'_>,
-) -> bool {
-    let verdict = verdict_of_trials(context, planned, std::slice::from_ref(trial), ablation);
-    verdict.violation_kind() == Some(ViolationKind::Harm)
+/// What the trials without a guard have shown of it so far.
+#[derive(Default)]
+struct CaughtGuard {
+    ended: AtomicU32,
+    misses_words: AtomicBool,
+}
+
+impl CaughtGuard {
+    /// Takes the verdict on one more trial. Whether other trials are no longer needed: one has shown harm, or words are
+    /// missing and many trials have shown no harm.
+    fn is_enough(&self, of_trial: &Verdict) -> bool {
+        let ended = self.ended.fetch_add(1, Ordering::Relaxed) + 1;
+        let kind = of_trial.violation_kind();
+        let is_words = kind == Some(ViolationKind::Words);
+        let misses_words = self.misses_words.fetch_or(is_words, Ordering::Relaxed) || is_words;
+        kind == Some(ViolationKind::Harm) || misses_words && ended >= MIN_SEARCH_TRIALS
+    }
 }
 
 /// The verdict on the trials that have ended.
@@ -367,5 +381,37 @@ fn trial_config<'a>(
         has_gate,
         shim,
         faults: &[],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use scenarios::Reason;
+
+    use super::*;
+
+    fn violated(kinds: &[ViolationKind]) -> Verdict {
+        let reason = |kind: &ViolationKind| Reason {
+            expectation: String::new(),
+            trial: Some(1),
+            found: String::new(),
+            kind: *kind,
+        };
+        Verdict::Violated { reasons: kinds.iter().map(reason).collect() }
+    }
+
+    #[test]
+    fn harm_is_enough_at_once_and_missing_words_after_a_search() {
+        let (harm, words) =
+            (violated(&[ViolationKind::Words, ViolationKind::Harm]), violated(&[ViolationKind::Words]));
+        let caught = CaughtGuard::default();
+        assert!(!caught.is_enough(&Verdict::Survived));
+        assert!(caught.is_enough(&harm));
+        let caught = CaughtGuard::default();
+        let search: Vec<bool> = (1..=MIN_SEARCH_TRIALS).map(|_| caught.is_enough(&words)).collect();
+        assert_eq!(search.iter().position(|enough| *enough), Some(search.len() - 1));
+        let never = CaughtGuard::default();
+        assert!((0..100).all(|_| !never.is_enough(&Verdict::Survived)));
+        assert!(never.is_enough(&words));
     }
 }
