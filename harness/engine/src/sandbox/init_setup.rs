@@ -55,10 +55,9 @@ pub(super) fn set_up(socket: &OwnedFd, specification: &SandboxInitRequest) -> In
     let shared = with_context("share a directory with the host", SharedDirs::take(specification))?;
     let mut overlays = OverlayMounts::open(&specification.overlays)?;
     let mut view = HostView::set_up(&specification.view)?;
-    let kernel_objects = KernelObjects { private_network: specification.private_network };
     let root = mount_specified(specification, &shared, &mut overlays, &mut view)?;
     let fresh_proc = mount_proc();
-    kernel_objects.set_up()?;
+    let kernel_objects = KernelObjects::set_up(specification.private_network)?;
     if fresh_proc && specification.distinct_pids {
         skip_pids();
         kernel_objects.forget_closed_connections();

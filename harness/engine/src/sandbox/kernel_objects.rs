@@ -2,6 +2,8 @@
 //! semaphores and message queues. Finds what is left and replaces the namespace that has it. Runs in the
 //! sandbox's init.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use nix::mount::{MsFlags, mount};
@@ -20,34 +22,65 @@ const MESSAGE_QUEUES: &str = "/dev/mqueue";
 /// The largest number of closed TCP connections that the kernel remembers.
 const MAX_CLOSED_CONNECTIONS: &str = "/proc/sys/net/ipv4/tcp_max_tw_buckets";
 
+/// More than the kernel writes about a network namespace, and room for a heading and an object of System V.
+const MAX_LIST_BYTES: usize = 4096;
+
 /// The namespaces of a sandbox that hold objects of the kernel.
 pub(super) struct KernelObjects {
     /// Whether the sandbox has a network of its own.
     pub(super) private_network: bool,
+    lists: ObjectLists,
+}
+
+/// Files of `/proc` about the present namespaces. They stay open between two recoveries: to open them takes
+/// most of the time of reading them.
+struct ObjectLists {
+    system_v: Vec<File>,
+    sockets: Vec<File>,
+}
+
+impl ObjectLists {
+    fn open() -> ObjectLists {
+        // What the kernel does not have has no objects either.
+        let open = |paths: &[&str]| paths.iter().filter_map(|path| File::open(path).ok()).collect();
+        ObjectLists { system_v: open(&SYSTEM_V_LISTS), sockets: open(&SOCKET_COUNTS) }
+    }
+
+    fn has_system_v_objects(&self) -> bool {
+        self.system_v.iter().any(|list| starts_so(list, |text| text.lines().count() > 1))
+    }
+
+    /// Whether the network namespace has sockets that no process has open: those of closing TCP connections.
+    fn has_sockets(&self) -> bool {
+        self.sockets.iter().any(|counts| starts_so(counts, counts_sockets))
+    }
 }
 
 impl KernelObjects {
-    /// Prepares new namespaces for the target.
-    pub(super) fn set_up(&self) -> InitResult<()> {
-        if self.private_network {
+    /// Prepares the present namespaces for the target.
+    pub(super) fn set_up(private_network: bool) -> InitResult<KernelObjects> {
+        if private_network {
             with_context("bring up the loopback interface", bring_up_loopback())?;
         }
         mount_message_queues();
-        Ok(())
+        Ok(KernelObjects { private_network, lists: ObjectLists::open() })
     }
 
     /// Replaces the namespaces in which something is left. Returns whether it replaced one. No process of the
     /// target may be running.
-    pub(super) fn reset(&self) -> InitResult<bool> {
-        let network_used = self.private_network && has_sockets();
+    pub(super) fn reset(&mut self) -> InitResult<bool> {
+        let network_used = self.private_network && self.lists.has_sockets();
         if network_used {
             with_context("create another network namespace", unshare(CloneFlags::CLONE_NEWNET))?;
             with_context("bring up the loopback interface", bring_up_loopback())?;
         }
-        let ipc_used = has_system_v_objects() || has_message_queues();
+        let ipc_used = self.lists.has_system_v_objects() || has_message_queues();
         if ipc_used {
             with_context("create another IPC namespace", unshare(CloneFlags::CLONE_NEWIPC))?;
             mount_message_queues();
+        }
+        if network_used || ipc_used {
+            self.lists = ObjectLists::open();
         }
         Ok(network_used || ipc_used)
     }
@@ -100,13 +133,11 @@ fn has_message_queues() -> bool {
     std::fs::read_dir(MESSAGE_QUEUES).is_ok_and(|mut entries| entries.next().is_some())
 }
 
-fn has_system_v_objects() -> bool {
-    SYSTEM_V_LISTS.iter().any(|list| std::fs::read_to_string(list).is_ok_and(|text| text.lines().count() > 1))
-}
-
-/// Whether the network namespace has sockets that no process has open: those of closing TCP connections.
-fn has_sockets() -> bool {
-    SOCKET_COUNTS.iter().any(|file| std::fs::read_to_string(file).is_ok_and(|text| counts_sockets(&text)))
+/// Whether what the kernel says now in a file of `/proc` begins so. What cannot be read begins in no way.
+fn starts_so(file: &File, is_so: impl Fn(&str) -> bool) -> bool {
+    let mut bytes = [0; MAX_LIST_BYTES];
+    let text = file.read_at(&mut bytes, 0).ok().and_then(|len| std::str::from_utf8(&bytes[..len]).ok());
+    text.is_some_and(is_so)
 }
 
 /// Whether the text of `/proc/net/sockstat` or `sockstat6` counts a socket of TCP or UDP.

@@ -9,11 +9,13 @@
 //! end of a killed process can be waited for. If inotify is not available, no file is taken back.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
 use std::io::Error;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::renameat;
@@ -22,6 +24,9 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::explore::record::{AttributesId, ContentPatch, FileContent, NodeId};
 
+/// The events of a file that has been changed.
+const CHANGES: AddWatchFlags =
+    AddWatchFlags::IN_MODIFY.union(AddWatchFlags::IN_ATTRIB).union(AddWatchFlags::IN_CLOSE_WRITE);
 /// The pool's directory in the base directory.
 const POOL_NAME: &str = "pool";
 /// At most this many files are kept. Those of one recorded file are compared with each other.
@@ -166,14 +171,26 @@ impl FilePool {
         }
     }
 
-    /// Forgets the lent files that have been changed. Call it when the processes of the recovery have ended.
-    pub(super) fn end_recovery(&mut self) {
+    /// Forgets the lent files that have been changed. Returns whether nothing that is watched has been changed. Call it
+    /// when the processes of the recovery have ended.
+    pub(super) fn end_recovery(&mut self) -> bool {
         let changed = self.changes.as_mut().map(|changes| {
             let changed = changes.take();
             (!changes.has_lost_events).then_some(changed)
         });
-        let Some(Some(changed)) = changed else { return self.lent.clear() };
+        let Some(Some(changed)) = changed else {
+            self.lent.clear();
+            return false;
+        };
         self.lent.retain(|_, lent| lent.watch.is_some_and(|watch| !changed.contains(&watch)));
+        changed.is_empty()
+    }
+
+    /// Watches the names in a directory, and what they are names of, until it is removed. Returns whether that is
+    /// possible. `path`: below `base`.
+    pub(super) fn watch_directory(&self, base: &Path, path: &CStr) -> bool {
+        let path = base.join(OsStr::from_bytes(path.to_bytes()));
+        self.changes.as_ref().is_some_and(|changes| changes.watch_directory(&path).is_ok())
     }
 
     /// Removes a file of a tree: takes it back if it is lent and unchanged, and deletes it otherwise.
@@ -239,11 +256,17 @@ impl ChangeWatch {
     /// Watches an open file. `None`: it cannot be watched.
     fn watch(&self, file: &File) -> Option<WatchDescriptor> {
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-        let changes = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_ATTRIB | AddWatchFlags::IN_CLOSE_WRITE;
-        self.inotify.add_watch(path.as_str(), changes).ok()
+        self.inotify.add_watch(path.as_str(), CHANGES).ok()
     }
 
-    /// The files with changes since the last call.
+    fn watch_directory(&self, path: &Path) -> Result<WatchDescriptor, Errno> {
+        let names = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVE;
+        let itself = AddWatchFlags::IN_DELETE_SELF | AddWatchFlags::IN_MOVE_SELF;
+        let flags = AddWatchFlags::IN_ONLYDIR | AddWatchFlags::IN_DONT_FOLLOW;
+        self.inotify.add_watch(path, CHANGES | names | itself | flags)
+    }
+
+    /// What has changed since the last call.
     fn take(&mut self) -> HashSet<WatchDescriptor> {
         let mut changed = HashSet::new();
         loop {

@@ -1,55 +1,41 @@
 //! Materializes file trees in the directories that a sandbox shows as the watched ones. Knows no crash
-//! models. Small files are written each time; larger ones come from a pool that keeps each content.
+//! models. What the next tree has too stays, if nothing has changed the tree in between. Other small files are written;
+//! larger ones come from a pool that keeps each content.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{Error, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
 
 use nix::fcntl::{AtFlags, OFlag, openat};
-use nix::sys::stat::{Mode, SFlag, UtimensatFlags, mkdirat, mknodat, utimensat};
+use nix::sys::stat::{Mode, SFlag, UtimensatFlags, fstatat, mkdirat, mknodat, utimensat};
+use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use nix::sys::time::TimeSpec;
-use nix::unistd::{linkat, mkfifoat, symlinkat};
+use nix::unistd::{UnlinkatFlags, linkat, mkfifoat, symlinkat, unlinkat};
 
 use super::file_pool::{FilePool, PoolFile, PoolKey};
+use super::linked_names::LinkedNames;
+use super::small_file_cache::{MAX_SMALL_FILE_BYTES, SmallFileCache};
+use super::standing_tree::{Standing, StandingNames};
 use crate::explore::record::{
-    ContentPatch, ContentReader, FileAttributes, FileContent, NodeId, Recording, empty_directory,
+    AttributesId, ContentPatch, ContentReader, FileAttributes, FileContent, Recording, empty_directory,
     open_subdirectory, set_times,
 };
 use crate::explore::states::{CrashCandidate, EntryAttributes, FileTree, LayerPlan, TreeEntry};
-use crate::locks::LockExt;
 
 /// The owner may write.
 const OWNER_WRITE_BIT: u32 = 0o200;
 /// The kernel takes these bits away when a file is written.
 const SET_ID_BITS: u32 = 0o6000;
-/// Up to this size, writing a file is as fast as moving it.
-const MAX_SMALL_FILE_BYTES: u64 = 16 * 1024;
-/// At most this many bytes of small contents are kept in memory.
-const MAX_CACHED_BYTES: usize = 64 * 1024 * 1024;
 /// The permission bits that `open` and `mkdir` take.
 const CREATION_BITS: u32 = 0o777;
 /// What this user needs in a directory while it is filled.
 const OWNER_BITS: u32 = 0o700;
-
-type CachedBytes = Arc<Vec<u8>>;
-
-/// The contents of small files, shared by all materializers.
-#[derive(Default)]
-pub(super) struct SmallFileCache {
-    cached: Mutex<CachedFiles>,
-}
-
-#[derive(Default)]
-struct CachedFiles {
-    /// How many bytes all contents have.
-    len_bytes: usize,
-    by_digest: HashMap<[u8; 16], CachedBytes>,
-}
+/// Trees with more directories are built from nothing each time.
+const MAX_WATCHED_DIRECTORIES: usize = 256;
 
 /// Where crash states are materialized.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,7 +59,7 @@ pub fn materialize(
 ) -> Result<(), Error> {
     let small_files = SmallFileCache::default();
     let mut materializer = Materializer::new(recording, &small_files, place, u64::MAX)?;
-    materializer.materialize(&candidate.tree(recording))
+    materializer.materialize(candidate.tree(recording))
 }
 
 /// Materializes the trees of one worker, one after the other.
@@ -95,13 +81,10 @@ pub(super) struct Materializer<'a> {
     needed: HashSet<PoolKey>,
     /// How many bytes of large files were written so far.
     pub(super) written_bytes: u64,
-}
-
-/// The names of a tree that are names of one file, as far as they are materialized.
-struct LinkedNames {
-    /// The nodes with several names.
-    nodes: HashSet<NodeId>,
-    first_names: HashMap<NodeId, CString>,
+    /// Whether names are listed in the order in which they were created.
+    is_in_memory: bool,
+    /// The present tree, if the next one may take over what is the same and all its directories are watched.
+    standing: Option<FileTree>,
 }
 
 /// A directory whose attributes are set when everything in it is there.
@@ -110,6 +93,8 @@ struct FilledDirectory {
     attributes: EntryAttributes,
     /// What it has until then.
     current: FileAttributes,
+    /// Whether it is not yet watched.
+    is_new: bool,
 }
 
 impl<'a> Materializer<'a> {
@@ -123,6 +108,7 @@ impl<'a> Materializer<'a> {
         let base_dir: OwnedFd = File::open(&place.base)?.into();
         let pool = FilePool::new(base_dir.try_clone()?, max_pool_bytes)?;
         let pool_dir = File::open(place.base.join("pool"))?;
+        let is_in_memory = fstatfs(&base_dir)?.filesystem_type() == TMPFS_MAGIC;
         Ok(Materializer {
             recording,
             reader: ContentReader::new(recording)?,
@@ -135,31 +121,110 @@ impl<'a> Materializer<'a> {
             layers: LayerPlan::of(recording),
             needed: HashSet::new(),
             written_bytes: 0,
+            is_in_memory,
+            standing: None,
         })
     }
 
     /// Materializes a tree in place of the previous one: of a directory that the target sees as an overlay,
-    /// only what lies above the lower layers.
-    pub(super) fn materialize(&mut self, tree: &FileTree) -> Result<(), Error> {
-        self.clear()?;
-        match self.layers.as_ref().map(|layers| layers.upper_layer(tree)) {
-            None => self.fill(tree, &[]),
-            Some(upper) => self.fill(&upper.tree, &upper.hidden),
+    /// only what lies above the lower layers. The recovery must have ended.
+    pub(super) fn materialize(&mut self, tree: FileTree) -> Result<(), Error> {
+        let is_unchanged = self.pool.end_recovery();
+        let old = self.standing.take().filter(|_| is_unchanged);
+        if let Some(upper) = self.layers.as_ref().map(|layers| layers.upper_layer(&tree)) {
+            self.clear()?;
+            let dirs = self.fill(&upper.tree, LinkedNames::of(&upper.tree), &StandingNames::default())?;
+            upper.hidden.iter().try_for_each(|(root, path)| self.hide(*root, path))?;
+            return self.finish(&dirs);
         }
+        let links = LinkedNames::of(&tree);
+        let can_stand = self.can_stand(&tree, &links);
+        let dirs = match old.filter(|_| can_stand) {
+            Some(old) => {
+                let standing = StandingNames::between(&old, &tree, |set| self.can_be_changed(set));
+                self.remove_others(&old, &standing)?;
+                self.fill(&tree, links, &standing)?
+            }
+            None => {
+                self.clear()?;
+                self.fill(&tree, links, &StandingNames::default())?
+            }
+        };
+        self.finish(&dirs)?;
+        let mut new_dirs = dirs.iter().filter(|dir| dir.is_new);
+        if can_stand && new_dirs.all(|dir| self.pool.watch_directory(&self.place.base, &dir.name)) {
+            self.standing = Some(tree);
+        }
+        Ok(())
     }
 
-    /// Fills the directories, which are empty. `hidden`: names of lower layers that become invisible.
-    fn fill(&mut self, tree: &FileTree, hidden: &[(u32, PathBuf)]) -> Result<(), Error> {
-        let mut links = LinkedNames::of(tree);
+    /// Whether the next tree may take over what is the same. Not if names are names of one file, or a directory would
+    /// give something of its own to what is created in it.
+    fn can_stand(&self, tree: &FileTree, links: &LinkedNames) -> bool {
+        let is_directory = |entry: &&TreeEntry| matches!(entry, TreeEntry::Directory { .. });
+        let directories = tree.entries.values().filter(is_directory).map(TreeEntry::attributes);
+        let directories = tree.roots.iter().copied().chain(directories);
+        self.is_in_memory
+            && links.nodes.is_empty()
+            && tree.leftover_names.is_empty()
+            && directories.clone().all(|attributes| self.gives_nothing(attributes.set))
+            && directories.count() <= MAX_WATCHED_DIRECTORIES
+    }
+
+    /// Whether this process may create files in a directory with these attributes, and they inherit nothing.
+    fn gives_nothing(&self, set: AttributesId) -> bool {
+        let set = self.recording.attributes(set);
+        set.xattrs.is_empty()
+            && set.mode & SET_ID_BITS == 0
+            && set.mode & OWNER_BITS == OWNER_BITS
+            && (set.uid, set.gid) == (self.new_file.uid, self.new_file.gid)
+    }
+
+    /// Removes the names of a tree that do not stay.
+    fn remove_others(&mut self, old: &FileTree, standing: &StandingNames<'_>) -> Result<(), Error> {
+        for ((root, path), entry) in old.entries.iter().rev() {
+            if standing.get(*root, path).is_some() {
+                continue;
+            }
+            let name = self.name_of(*root, path)?;
+            let base = &self.base_dir;
+            match entry {
+                TreeEntry::Directory { .. } => unlinkat(base, name.as_c_str(), UnlinkatFlags::RemoveDir)?,
+                TreeEntry::File { content, .. } if content.len() > MAX_SMALL_FILE_BYTES => {
+                    let found = fstatat(base, name.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW)?;
+                    self.pool.remove(base, &name, found.st_ino)?;
+                }
+                _ => unlinkat(base, name.as_c_str(), UnlinkatFlags::NoRemoveDir)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Creates what is not there yet. Returns the directories, of which the attributes are still to be set.
+    fn fill(
+        &mut self,
+        tree: &FileTree,
+        mut links: LinkedNames,
+        standing: &StandingNames<'_>,
+    ) -> Result<Vec<FilledDirectory>, Error> {
         self.needed = tree.entries.values().filter_map(pool_key).collect();
         let mut dirs = self.watched_directories(tree)?;
         for ((root, path), entry) in &tree.entries {
-            let name = entry_path(&self.place.dir_names[*root as usize], path)?;
-            match entry {
-                TreeEntry::Directory { attributes } => dirs.push(self.create_directory(name, *attributes)?),
-                TreeEntry::Symlink { node, .. }
-                | TreeEntry::File { node, .. }
-                | TreeEntry::Pipe { node, .. } => {
+            let name = self.name_of(*root, path)?;
+            match (standing.get(*root, path), entry) {
+                (Some(_), TreeEntry::Directory { attributes }) => {
+                    dirs.push(self.standing_directory(name, *attributes));
+                }
+                (Some(Standing::Rewritten), TreeEntry::File { content, attributes, .. }) => {
+                    self.rewrite_small_file(&name, content, *attributes)?;
+                }
+                (Some(_), entry) => self.set_times_at(&name, entry.attributes())?,
+                (None, TreeEntry::Directory { attributes }) => {
+                    dirs.push(self.create_directory(name, *attributes)?);
+                }
+                (None, TreeEntry::Symlink { node, .. })
+                | (None, TreeEntry::File { node, .. })
+                | (None, TreeEntry::Pipe { node, .. }) => {
                     if tree.leftover_names.contains(&(*root, path.clone())) {
                         self.create(&name, entry)?;
                         continue;
@@ -176,17 +241,28 @@ impl<'a> Materializer<'a> {
                 }
             }
         }
-        hidden.iter().try_for_each(|(root, path)| self.hide(*root, path))?;
-        // The attributes of directories are set at the end: each new name in a directory changes its time, and
-        // a directory may be read-only. Those below come first.
+        Ok(dirs)
+    }
+
+    /// Sets the attributes of directories, at the end: each new name in a directory changes its time, and a directory
+    /// may be read-only. Those below come first.
+    fn finish(&mut self, dirs: &[FilledDirectory]) -> Result<(), Error> {
         dirs.iter().rev().try_for_each(|dir| self.finish_directory(dir))?;
         self.pool.begin_recovery();
         Ok(())
     }
 
+    /// The name of a tree entry below the base directory.
+    fn name_of(&self, root: u32, path: &Path) -> Result<CString, Error> {
+        let mut name = self.place.dir_names[root as usize].clone().into_bytes();
+        name.push(b'/');
+        name.extend(path.as_os_str().as_bytes());
+        CString::new(name).map_err(Error::other)
+    }
+
     /// Makes a name of the lower layers invisible, as the kernel does: by a character device with number 0.
     fn hide(&self, root: u32, path: &Path) -> Result<(), Error> {
-        let name = entry_path(&self.place.dir_names[root as usize], path)?;
+        let name = self.name_of(root, path)?;
         Ok(mknodat(&self.base_dir, name.as_c_str(), SFlag::S_IFCHR, Mode::empty(), 0)?)
     }
 
@@ -212,11 +288,26 @@ impl<'a> Materializer<'a> {
         content: &FileContent,
         attributes: EntryAttributes,
     ) -> Result<(), Error> {
-        let bytes = self.cached_bytes(content)?;
+        let bytes = self.small_files.bytes(content, &mut self.reader)?;
         let (file, current) = self.open_new(name, attributes)?;
         let mut file = File::from(file);
         file.write_all(&bytes)?;
         self.finish_file(&file, attributes, &current)
+    }
+
+    /// Gives a file that stays other bytes.
+    fn rewrite_small_file(
+        &mut self,
+        name: &CStr,
+        content: &FileContent,
+        attributes: EntryAttributes,
+    ) -> Result<(), Error> {
+        let bytes = self.small_files.bytes(content, &mut self.reader)?;
+        let flags = OFlag::O_WRONLY | OFlag::O_TRUNC | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let mut file = File::from(openat(&self.base_dir, name, flags, Mode::empty())?);
+        file.write_all(&bytes)?;
+        let times = self.times(attributes);
+        Ok(nix::sys::stat::futimens(&file, &times.accessed, &times.modified)?)
     }
 
     /// Takes the file with this content and these attributes from the pool, or changes a similar one, or writes it.
@@ -230,7 +321,7 @@ impl<'a> Materializer<'a> {
             // A recovery that has read the file has changed its access time.
             return self.set_times_at(name, attributes);
         }
-        if self.can_be_changed(attributes)
+        if self.can_be_changed(attributes.set)
             && let Some(similar) = self.pool.take_similar(&wanted, &self.needed, name)?
         {
             let flags = OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
@@ -251,8 +342,8 @@ impl<'a> Materializer<'a> {
     }
 
     /// Whether a file with these attributes can be written and then still has them.
-    fn can_be_changed(&self, attributes: EntryAttributes) -> bool {
-        let set = self.recording.attributes(attributes.set);
+    fn can_be_changed(&self, set: AttributesId) -> bool {
+        let set = self.recording.attributes(set);
         set.xattrs.is_empty() && set.mode & OWNER_WRITE_BIT != 0 && set.mode & SET_ID_BITS == 0
     }
 
@@ -303,7 +394,13 @@ impl<'a> Materializer<'a> {
     fn create_directory(&self, name: CString, attributes: EntryAttributes) -> Result<FilledDirectory, Error> {
         let mode = (self.recording.attributes(attributes.set).mode | OWNER_BITS) & CREATION_BITS;
         mkdirat(&self.base_dir, name.as_c_str(), Mode::from_bits_truncate(mode))?;
-        Ok(FilledDirectory { name, attributes, current: self.created_with(mode) })
+        Ok(FilledDirectory { name, attributes, current: self.created_with(mode), is_new: true })
+    }
+
+    /// A directory that has stayed, with all its attributes but the times.
+    fn standing_directory(&self, name: CString, attributes: EntryAttributes) -> FilledDirectory {
+        let current = self.recording.attributes(attributes.set).clone();
+        FilledDirectory { name, attributes, current, is_new: false }
     }
 
     /// The directories that stand for the watched ones. They exist; what is created in them must inherit
@@ -318,7 +415,7 @@ impl<'a> Materializer<'a> {
             if found != current {
                 current.apply(dir.as_fd(), &found)?;
             }
-            dirs.push(FilledDirectory { name, attributes: *attributes, current });
+            dirs.push(FilledDirectory { name, attributes: *attributes, current, is_new: true });
         }
         Ok(dirs)
     }
@@ -339,20 +436,6 @@ impl<'a> Materializer<'a> {
     fn open_path(&self, name: &CStr) -> Result<OwnedFd, Error> {
         let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         Ok(openat(&self.base_dir, name, flags, Mode::empty())?)
-    }
-
-    fn cached_bytes(&mut self, content: &FileContent) -> Result<CachedBytes, Error> {
-        let digest = content.digest();
-        if let Some(bytes) = self.small_files.cached.locked().by_digest.get(&digest) {
-            return Ok(bytes.clone());
-        }
-        let bytes = Arc::new(content.head(&mut self.reader, MAX_SMALL_FILE_BYTES)?);
-        let mut cached = self.small_files.cached.locked();
-        if cached.len_bytes < MAX_CACHED_BYTES {
-            cached.len_bytes += bytes.len();
-            cached.by_digest.insert(digest, bytes.clone());
-        }
-        Ok(bytes)
     }
 
     fn set_times_at(&self, name: &CStr, attributes: EntryAttributes) -> Result<(), Error> {
@@ -377,6 +460,7 @@ impl<'a> Materializer<'a> {
 
     /// Empties the directories that stand for the watched ones. The recovery must have ended.
     pub(super) fn clear(&mut self) -> Result<(), Error> {
+        self.standing = None;
         self.pool.end_recovery();
         for name in &self.place.dir_names {
             let dir = open_subdirectory(&self.base_dir, &CString::new(name.as_str())?)?;
@@ -407,22 +491,6 @@ struct FileTimes {
     modified: TimeSpec,
 }
 
-impl LinkedNames {
-    fn of(tree: &FileTree) -> LinkedNames {
-        let (mut seen, mut nodes) = (HashSet::new(), HashSet::new());
-        for entry in tree.entries.values() {
-            if let TreeEntry::File { node, .. }
-            | TreeEntry::Symlink { node, .. }
-            | TreeEntry::Pipe { node, .. } = entry
-                && !seen.insert(*node)
-            {
-                nodes.insert(*node);
-            }
-        }
-        LinkedNames { nodes, first_names: HashMap::new() }
-    }
-}
-
 /// The permission bits that this process does not give to new files. Reading them in another way would change
 /// them for other threads.
 fn own_umask() -> Result<u32, Error> {
@@ -430,12 +498,4 @@ fn own_umask() -> Result<u32, Error> {
     let umask = status.lines().find_map(|line| line.strip_prefix("Umask:"));
     let umask = umask.and_then(|text| u32::from_str_radix(text.trim(), 8).ok());
     umask.ok_or_else(|| Error::other("`/proc/self/status` does not tell the umask"))
-}
-
-/// The path of a tree entry relative to the base directory.
-fn entry_path(dir_name: &str, path: &Path) -> Result<CString, Error> {
-    let mut name = dir_name.as_bytes().to_vec();
-    name.push(b'/');
-    name.extend(path.as_os_str().as_bytes());
-    CString::new(name).map_err(Error::other)
 }

@@ -7,7 +7,8 @@ use std::path::Path;
 
 use scenarios::PAGE_BYTES;
 
-use super::materialize::{MaterializePlace, Materializer, SmallFileCache};
+use super::materialize::{MaterializePlace, Materializer};
+use super::small_file_cache::SmallFileCache;
 use crate::explore::record::{
     ContentReader, FileAttributes, FileNode, NameChange, NodeId, Op, OpEffect, OpKind, Recording,
     RecordingGaps,
@@ -118,7 +119,7 @@ fn a_recovery_that_damages_its_files_changes_no_later_tree_and_little_is_written
         let mut materializer = Materializer::new(&recording, &small_files, place, max_pool_bytes).unwrap();
         for (number, state) in states.iter().enumerate() {
             let tree = state.candidate().tree(&recording);
-            materializer.materialize(&tree).unwrap();
+            materializer.materialize(tree.clone()).unwrap();
             if damages || number % 16 == 0 {
                 assert_is_tree(&shown, &tree, &recording, &dir.path().join("scratch"));
             }

@@ -2,6 +2,7 @@
 //! know why a recovery fails, nor how that is shown.
 
 mod file_pool;
+mod linked_names;
 mod materialize;
 #[cfg(test)]
 mod materialize_cases;
@@ -12,6 +13,10 @@ mod recorded_jobs;
 mod recovery_worker;
 mod replay_spec;
 mod replayer;
+mod small_file_cache;
+mod standing_tree;
+#[cfg(test)]
+mod standing_tree_cases;
 mod tried_control;
 mod tried_state;
 

@@ -5,10 +5,11 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::materialize::{MaterializePlace, Materializer, SmallFileCache};
+use super::materialize::{MaterializePlace, Materializer};
 use super::output_oracle::{OutputOracle, RecoveryResult};
 use super::python_fork_server::{ForkedPython, ImportNotes, ServerImports};
 use super::replay_spec::ReplaySpec;
+use super::small_file_cache::SmallFileCache;
 use crate::explore::error::ExploreError;
 use crate::explore::record::Recording;
 use crate::explore::states::CrashCandidate;
@@ -267,7 +268,7 @@ impl<'a> RecoveryWorker<'a> {
     ) -> Result<CompletedRecovery, ExploreError> {
         let replay = self.spec.replay;
         let tree = candidate.tree(self.spec.recording);
-        let materialized = self.materializer.materialize(&tree);
+        let materialized = self.materializer.materialize(tree);
         materialized.map_err(file_error::<ExploreError>("materialize a crash state in", &replay.work_dir))?;
         let sandbox = self.sandbox.as_ref().ok_or(ExploreError::WorkerClosed)?;
         let timeout = replay.timeout.saturating_mul(limit.factor());

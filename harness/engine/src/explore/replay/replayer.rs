@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use scenarios::Outcome;
 
-use super::materialize::SmallFileCache;
 use super::output_oracle::{JudgedJobs, OutputOracle, RecoveryResult};
 use super::recovery_worker::{RecoveryLimit, RecoveryStart, RecoveryWorker, WorkerName, WorkerSpec};
 use super::replay_spec::ReplaySpec;
+use super::small_file_cache::SmallFileCache;
 use super::tried_state::TriedState;
 use crate::explore::error::ExploreError;
 use crate::explore::record::Recording;
