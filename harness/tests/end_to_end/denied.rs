@@ -32,6 +32,10 @@ pub(crate) fn trials() -> Vec<Trial> {
         for_an_ordinary_user_without_user_namespaces_everything_is_skipped,
         for_an_ordinary_user_without_seccomp_only_what_needs_the_gate_is_skipped,
     ]);
+    trials.extend(trials![
+        missing(&[Need::Root, Need::Mechanism("fuse"), Need::Program("unshare")]).or_else(no_device_nodes);
+        a_device_that_only_root_may_open_is_used_although_the_target_does_not_see_it,
+    ]);
     trials
 }
 
@@ -215,4 +219,25 @@ fn for_an_ordinary_user_without_user_namespaces_everything_is_skipped() {
 
 fn for_an_ordinary_user_without_seccomp_only_what_needs_the_gate_is_skipped() {
     Machine::new("seccomp", true).check(Able::Sandboxes);
+}
+
+/// Why this machine lets nobody create a device node, if so.
+fn no_device_nodes() -> Option<String> {
+    let dir = tempfile::tempdir().unwrap();
+    let made = Command::new("mknod").arg(dir.path().join("fuse")).args(["c", "10", "229"]).output();
+    (!made.is_ok_and(|made| made.status.success())).then(|| "no mknod of devices".into())
+}
+
+/// Some hosts give `/dev/fuse` to root only. Covered for the target, it was covered for the harness too.
+fn a_device_that_only_root_may_open_is_used_although_the_target_does_not_see_it() {
+    for mode in ["600", "666"] {
+        let dir = tempfile::tempdir().unwrap();
+        let node = dir.path().join("fuse");
+        let script = "mknod -m \"$1\" \"$0\" c 10 229 && mount --bind \"$0\" /dev/fuse && exec \"$2\" doctor";
+        let mut doctor = Command::new("unshare");
+        doctor.args(["--mount", "sh", "-c", script]).arg(node).args([mode, TRAINWRECK]);
+        let text = output_text(&doctor.output().unwrap());
+        let line = text.lines().find(|line| line.contains("fuse ")).unwrap_or(&text);
+        assert!(line.contains("file systems that ignore case"), "mode {mode}: {text}");
+    }
 }

@@ -4,6 +4,7 @@
 //!
 //! `cargo test --test end_to_end -- exit_tables::`. Not covered: a harness that fails.
 
+use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
@@ -393,14 +394,20 @@ fn what_never_happened_in_some_trials_is_not_a_violation() {
     }
 }
 
-/// Runs the command, and makes a directory in the place of a file of its report meanwhile.
+/// Runs the command, and makes a directory in the place of a file of its report meanwhile: when it has checked its
+/// options, which the first line of an exploration shows.
 fn run_with_blocked_output(workplace: &Workplace, args: &[&str], blocked: &str) -> (Option<i32>, String) {
     let mut command = workplace.command(args);
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let (mut stdout, mut text) = (BufReader::new(child.stdout.take().unwrap()), String::new());
+    if args[0] == "explore" {
+        stdout.read_line(&mut text).unwrap();
+    }
     wait_for("the report's directory", || workplace.path("out").exists());
     std::fs::create_dir(workplace.path(blocked)).unwrap();
+    stdout.read_to_string(&mut text).unwrap();
     let output = child.wait_with_output().unwrap();
-    (output.status.code(), output_text(&output))
+    (output.status.code(), text + &output_text(&output))
 }
 
 fn a_report_that_cannot_be_written_is_said_after_the_result() {

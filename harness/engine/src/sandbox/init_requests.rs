@@ -56,13 +56,13 @@ impl<'a> RequestServer<'a> {
         sandbox: ReadySandbox,
         cgroup_procs: Vec<File>,
     ) -> RequestServer<'a> {
-        let ReadySandbox { child_signals, root, view, overlays, kernel_objects } = sandbox;
+        let ReadySandbox { child_signals, root, view, overlays, kernel_objects, fuse_mounts } = sandbox;
         RequestServer {
             socket,
             children: InitChildren::new(socket, child_signals),
             root,
             mounts: ReadOnlyMounts::default(),
-            fuse_mounts: FuseMounts::default(),
+            fuse_mounts,
             proc_files: ProcFiles::default(),
             held_fds: Vec::new(),
             commands: CommandRuns::default(),

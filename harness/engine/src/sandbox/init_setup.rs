@@ -13,6 +13,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::geteuid;
 
+use super::fuse_mounts::FuseMounts;
 use super::host_view::HostView;
 use super::init_error::{InitResult, with_context};
 use super::kernel_objects::KernelObjects;
@@ -34,6 +35,7 @@ pub(super) struct ReadySandbox {
     pub(super) view: HostView,
     pub(super) overlays: OverlayMounts,
     pub(super) kernel_objects: KernelObjects,
+    pub(super) fuse_mounts: FuseMounts,
 }
 
 /// Directories of the host that the sandbox shares with it, taken while they can still be written to.
@@ -62,6 +64,7 @@ pub(super) fn set_up(socket: &OwnedFd, specification: &SandboxInitRequest) -> In
         skip_pids();
         kernel_objects.forget_closed_connections();
     }
+    let fuse_mounts = FuseMounts::of_host();
     if fresh_proc && geteuid().is_root() {
         protect_kernel_settings();
         hide_devices(Path::new("/dev"), 1);
@@ -81,7 +84,7 @@ pub(super) fn set_up(socket: &OwnedFd, specification: &SandboxInitRequest) -> In
     )?;
     let ready = ControlReply::Ready { fresh_proc, root_fd: root.as_raw_fd() };
     with_context("report that it is ready", send_message(socket.as_fd(), &ready, &[]))?;
-    Ok(ReadySandbox { child_signals, root, view, overlays, kernel_objects })
+    Ok(ReadySandbox { child_signals, root, view, overlays, kernel_objects, fuse_mounts })
 }
 
 impl SharedDirs {
