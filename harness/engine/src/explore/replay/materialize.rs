@@ -133,21 +133,22 @@ impl<'a> Materializer<'a> {
         let old = self.standing.take().filter(|_| is_unchanged);
         if let Some(upper) = self.layers.as_ref().map(|layers| layers.upper_layer(&tree)) {
             self.clear()?;
-            let dirs = self.fill(&upper.tree, LinkedNames::of(&upper.tree), &StandingNames::default())?;
+            let dirs = self.fill(&upper.tree, LinkedNames::of(&upper.tree), None)?;
             upper.hidden.iter().try_for_each(|(root, path)| self.hide(*root, path))?;
             return self.finish(&dirs);
         }
         let links = LinkedNames::of(&tree);
         let can_stand = self.can_stand(&tree, &links);
-        let dirs = match old.filter(|_| can_stand) {
+        let sets = |tree: &FileTree| tree.roots.iter().map(|root| root.set).collect::<Vec<_>>();
+        let dirs = match old.filter(|old| can_stand && sets(old) == sets(&tree)) {
             Some(old) => {
                 let standing = StandingNames::between(&old, &tree, |set| self.can_be_changed(set));
                 self.remove_others(&old, &standing)?;
-                self.fill(&tree, links, &standing)?
+                self.fill(&tree, links, Some(&standing))?
             }
             None => {
                 self.clear()?;
-                self.fill(&tree, links, &StandingNames::default())?
+                self.fill(&tree, links, None)?
             }
         };
         self.finish(&dirs)?;
@@ -200,18 +201,19 @@ impl<'a> Materializer<'a> {
         Ok(())
     }
 
-    /// Creates what is not there yet. Returns the directories, of which the attributes are still to be set.
+    /// Creates what is not there yet. `None`: nothing is. Returns the directories, of which the attributes are still to be
+    /// set.
     fn fill(
         &mut self,
         tree: &FileTree,
         mut links: LinkedNames,
-        standing: &StandingNames<'_>,
+        standing: Option<&StandingNames<'_>>,
     ) -> Result<Vec<FilledDirectory>, Error> {
         self.needed = tree.entries.values().filter_map(pool_key).collect();
-        let mut dirs = self.watched_directories(tree)?;
+        let mut dirs = self.watched_directories(tree, standing.is_some())?;
         for ((root, path), entry) in &tree.entries {
             let name = self.name_of(*root, path)?;
-            match (standing.get(*root, path), entry) {
+            match (standing.and_then(|standing| standing.get(*root, path)), entry) {
                 (Some(_), TreeEntry::Directory { attributes }) => {
                     dirs.push(self.standing_directory(name, *attributes));
                 }
@@ -404,11 +406,15 @@ impl<'a> Materializer<'a> {
     }
 
     /// The directories that stand for the watched ones. They exist; what is created in them must inherit
-    /// nothing from them.
-    fn watched_directories(&self, tree: &FileTree) -> Result<Vec<FilledDirectory>, Error> {
+    /// nothing from them. `have_stayed`: they have what the tree before gave them.
+    fn watched_directories(&self, tree: &FileTree, have_stayed: bool) -> Result<Vec<FilledDirectory>, Error> {
         let mut dirs = Vec::new();
         for (name, attributes) in self.place.dir_names.iter().zip(&tree.roots) {
             let name = CString::new(name.as_str())?;
+            if have_stayed {
+                dirs.push(self.standing_directory(name, *attributes));
+                continue;
+            }
             let dir = self.open_directory(&name)?;
             let found = FileAttributes::read_without_times(dir.as_fd())?;
             let current = self.created_with(CREATION_BITS);

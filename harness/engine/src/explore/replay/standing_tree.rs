@@ -21,7 +21,6 @@ pub(super) enum Standing {
 }
 
 /// The names of the next tree that stay.
-#[derive(Default)]
 pub(super) struct StandingNames<'t> {
     /// By the number of the watched directory and the path below it.
     names: HashMap<(u32, &'t Path), Standing>,
@@ -35,7 +34,7 @@ impl<'t> StandingNames<'t> {
         new: &'t FileTree,
         can_be_rewritten: impl Fn(AttributesId) -> bool,
     ) -> StandingNames<'t> {
-        let mut standing = StandingNames::default();
+        let mut standing = StandingNames { names: HashMap::new() };
         // The directories in which a name does not stay, so that none after it does.
         let mut changed: HashSet<(u32, &Path)> = HashSet::new();
         for (name, entry) in &new.entries {

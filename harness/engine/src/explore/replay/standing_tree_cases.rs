@@ -41,13 +41,15 @@ enum RandomEntry {
 #[derive(Debug, Clone)]
 struct Step {
     changes: Vec<(usize, RandomEntry)>,
+    /// The attributes of the watched directory.
+    root_set: u32,
     last_change: u32,
     deed: (usize, usize),
 }
 
 fn entries() -> impl Strategy<Value = RandomEntry> {
     // Rarely a name of a file that has others, or of one that is read-only or has other attributes.
-    let set = prop_oneof![8 => Just(0_u32), 1 => 1..4_u32];
+    let set = prop_oneof![8 => Just(0_u32), 1 => 1..5_u32];
     let node = prop_oneof![9 => Just(None), 1 => Just(Some(1_000))];
     let file = (0..LENGTHS.len(), 0..3_u64, set.clone(), node);
     prop_oneof![
@@ -63,9 +65,11 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let places = NAMES.len() * (1 + NAMES.len());
     let changes = prop::collection::vec((0..places, entries()), 0..4);
     let deed = prop_oneof![5 => Just(0), 1 => 0..DEEDS.len()];
-    let step = (changes, 0..200_u32, (deed, 0..places));
+    let root_set = prop_oneof![9 => Just(0_u32), 1 => 1..5_u32];
+    let step = (changes, root_set, 0..200_u32, (deed, 0..places));
     let first = prop::collection::vec((0..places, entries()), 8..20);
-    let step = step.prop_map(|(changes, last_change, deed)| Step { changes, last_change, deed });
+    let step =
+        step.prop_map(|(changes, root_set, last_change, deed)| Step { changes, root_set, last_change, deed });
     (first, prop::collection::vec(step, 2..12)).prop_map(|(first, mut steps)| {
         steps[0].changes = first;
         steps
@@ -81,12 +85,12 @@ fn path_of(place: usize) -> PathBuf {
     }
 }
 
-fn recording(dir: &Path) -> Recording {
+/// `xattrs`: those of some files.
+fn recording(dir: &Path, xattrs: BTreeMap<OsString, Vec<u8>>) -> Recording {
     let log = dir.join("log");
     let bytes: Vec<u8> = (0..PAYLOAD_BYTES).map(|index| (index / 512 * 31 + index) as u8).collect();
     std::fs::write(&log, bytes).unwrap();
     let with_mode = FileAttributes::with_mode;
-    let xattrs = BTreeMap::from([(OsString::from("user.note"), b"1".to_vec())]);
     Recording {
         roots: vec!["/watched".into()],
         nodes: vec![FileNode::directory()],
@@ -95,6 +99,7 @@ fn recording(dir: &Path) -> Recording {
             with_mode(0o500),
             with_mode(0o2775),
             FileAttributes { xattrs, ..with_mode(0o755) },
+            with_mode(0o700),
         ],
         initial_names: BTreeMap::from([(0, BTreeMap::new())]),
         initial_paths: BTreeMap::new(),
@@ -107,10 +112,19 @@ fn recording(dir: &Path) -> Recording {
     }
 }
 
+/// The extended attributes that files in a directory get: none where the kernel has none, as in memory before 6.6.
+fn xattrs_in(dir: &Path) -> BTreeMap<OsString, Vec<u8>> {
+    let plain = FileAttributes::with_mode(0o600);
+    let xattrs = BTreeMap::from([(OsString::from("user.note"), b"1".to_vec())]);
+    let file = File::create(dir.join("file")).unwrap();
+    let applied = FileAttributes { xattrs: xattrs.clone(), ..plain.clone() }.apply(file.as_fd(), &plain);
+    if applied.is_ok() { xattrs } else { BTreeMap::new() }
+}
+
 /// The tree of the present entries whose directories are there.
-fn tree_of(present: &BTreeMap<usize, RandomEntry>, last_change: u32) -> FileTree {
+fn tree_of(present: &BTreeMap<usize, RandomEntry>, root_set: u32, last_change: u32) -> FileTree {
     let attributes = |set, last_change| EntryAttributes { set, keeps_time: false, last_change };
-    let mut tree = FileTree { roots: vec![attributes(0, last_change)], ..FileTree::default() };
+    let mut tree = FileTree { roots: vec![attributes(root_set, last_change)], ..FileTree::default() };
     for (place, entry) in present {
         let path = path_of(*place);
         let parent = path.parent().filter(|parent| *parent != Path::new(""));
@@ -239,14 +253,18 @@ proptest! {
         steps in steps(), in_memory in prop::bool::weighted(0.8)
     ) {
         let scratch = tempfile::tempdir().unwrap();
-        let recording = recording(scratch.path());
-        let new_dir = || if in_memory { tempfile::tempdir_in("/dev/shm") } else { tempfile::tempdir() };
+        let new_dir = || match in_memory {
+            // Without it, each tree is built from nothing.
+            true => tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()),
+            false => tempfile::tempdir(),
+        };
+        let recording = recording(scratch.path(), xattrs_in(new_dir().unwrap().path()));
         let (small_files, dir) = (SmallFileCache::default(), new_dir().unwrap());
         let mut one_place = Materializer::new(&recording, &small_files, place_in(&dir), 1 << 20).unwrap();
         let mut present = BTreeMap::new();
         for step in steps {
             present.extend(step.changes);
-            let tree = tree_of(&present, step.last_change);
+            let tree = tree_of(&present, step.root_set, step.last_change);
             one_place.materialize(tree.clone()).unwrap();
             let fresh_dir = new_dir().unwrap();
             let mut fresh = Materializer::new(&recording, &small_files, place_in(&fresh_dir), 0).unwrap();
