@@ -30,7 +30,9 @@ impl AttentionShape {
 
 /// Returns one head's columns of `x[t, heads * d]` as `[t, d]`.
 fn gather_head(x: &[f32], heads: usize, head: usize, d: usize) -> Vec<f32> {
-    x.chunks_exact(heads * d).flat_map(|row| &row[head * d..(head + 1) * d]).copied().collect()
+    let mut part = Vec::with_capacity(x.len() / heads);
+    x.chunks_exact(heads * d).for_each(|row| part.extend_from_slice(&row[head * d..(head + 1) * d]));
+    part
 }
 
 /// Adds `part[t, d]` to one head's columns of `x[t, heads * d]`.

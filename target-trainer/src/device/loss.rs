@@ -23,8 +23,8 @@ pub fn cross_entropy(
     scale: f32,
 ) -> f32 {
     let (rows, vocabulary) = (targets.len(), head.len() / width);
-    let target_rows: Vec<f32> =
-        targets.iter().flat_map(|target| &x[target.row * width..][..width]).copied().collect();
+    let mut target_rows = Vec::with_capacity(rows * width);
+    targets.iter().for_each(|target| target_rows.extend_from_slice(&x[target.row * width..][..width]));
     let mut logits = vec![0.0; rows * vocabulary];
     matmul_nt(
         &mut logits,

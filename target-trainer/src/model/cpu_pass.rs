@@ -14,13 +14,14 @@ use crate::progress;
 use crate::state::Projection;
 
 /// Model and parameters for the pass of one sample.
-#[derive(Clone, Copy)]
 struct SamplePass<'a> {
     base: &'a BaseModel,
     adapter: &'a AdapterLayout,
     params: &'a [f32],
     /// Number of tokens of the sample.
     tokens: usize,
+    /// The rotations of their positions.
+    rope: Rope,
 }
 
 /// Activations that a layer's backward pass needs from its forward pass. `*_inverse` is `1 / rms` of each
@@ -42,7 +43,12 @@ struct LayerActivations {
     swiglu_output: Vec<f32>,
 }
 
-impl SamplePass<'_> {
+impl<'a> SamplePass<'a> {
+    fn new(base: &'a BaseModel, adapter: &'a AdapterLayout, params: &'a [f32], tokens: &[u32]) -> Self {
+        let rope = Rope::new(base.config.head_dim, base.config.rope_theta, tokens.len());
+        SamplePass { base, adapter, params, tokens: tokens.len(), rope }
+    }
+
     fn attention_shape(&self) -> AttentionShape {
         let config = &self.base.config;
         AttentionShape {
@@ -51,10 +57,6 @@ impl SamplePass<'_> {
             kv_heads: config.kv_heads,
             head_dim: config.head_dim,
         }
-    }
-
-    fn rope(&self) -> Rope {
-        Rope::new(self.base.config.head_dim, self.base.config.rope_theta)
     }
 
     /// Returns `x[t, in] W^T`, plus `scale x A^T B^T` if the projection has LoRA matrices.
@@ -147,8 +149,8 @@ impl SamplePass<'_> {
         let mut q = self.project(index, Projection::QProj, &normed);
         let mut k = self.project(index, Projection::KProj, &normed);
         let v = self.project(index, Projection::VProj, &normed);
-        self.rope().rotate(&mut q, config.heads, Direction::Forward);
-        self.rope().rotate(&mut k, config.kv_heads, Direction::Forward);
+        self.rope.rotate(&mut q, config.heads, Direction::Forward);
+        self.rope.rotate(&mut k, config.kv_heads, Direction::Forward);
         let mut attention_output = vec![0.0; q.len()];
         let probabilities =
             attention(&mut attention_output, AttentionInputs { q: &q, k: &k, v: &v }, self.attention_shape());
@@ -207,8 +209,8 @@ impl SamplePass<'_> {
             &activations.probabilities,
             self.attention_shape(),
         );
-        self.rope().rotate(&mut dq, config.heads, Direction::Backward);
-        self.rope().rotate(&mut dk, config.kv_heads, Direction::Backward);
+        self.rope.rotate(&mut dq, config.heads, Direction::Backward);
+        self.rope.rotate(&mut dk, config.kv_heads, Direction::Backward);
         let mut dnormed = vec![0.0; activations.normed.len()];
         for (projection, dy) in [(Projection::QProj, &dq), (Projection::KProj, &dk), (Projection::VProj, &dv)]
         {
@@ -294,7 +296,7 @@ pub fn sample_loss_and_gradient(
     if sample.targets.is_empty() {
         return LossAndGradient { loss: 0.0, gradient };
     }
-    let pass = SamplePass { base, adapter, params, tokens: sample.tokens.len() };
+    let pass = SamplePass::new(base, adapter, params, &sample.tokens);
     let (x, activations) = pass.forward(&sample.tokens);
     let (normed, inverse) = pass.norm(&x, &base.norm);
     let mut dnormed = vec![0.0; x.len()];
@@ -310,7 +312,7 @@ pub fn sample_loss_and_gradient(
 
 /// Returns the logits of all tokens, `[t, vocabulary]`.
 pub fn logits(base: &BaseModel, adapter: &AdapterLayout, params: &[f32], tokens: &[u32]) -> Vec<f32> {
-    let pass = SamplePass { base, adapter, params, tokens: tokens.len() };
+    let pass = SamplePass::new(base, adapter, params, tokens);
     let (x, _) = pass.forward(tokens);
     let (normed, _) = pass.norm(&x, &base.norm);
     let (t, v, h) = (tokens.len(), base.config.vocabulary, base.config.hidden);

@@ -144,7 +144,7 @@ fn rope_matches_the_cpu_in_both_directions() {
                 .collect();
             for direction in [Direction::Forward, Direction::Backward] {
                 let mut expected = x.clone();
-                Rope::new(d, 100.0).rotate(&mut expected, heads, direction);
+                Rope::new(d, 100.0, tokens).rotate(&mut expected, heads, direction);
                 let device_x = PaddedMatrix::upload(gpu, &with_extra_head, tokens, 3);
                 gpu.device
                     .rope(

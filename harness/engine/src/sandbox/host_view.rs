@@ -21,6 +21,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::statvfs::fstatvfs;
 use nix::unistd::chdir;
 
+use super::host_mounts::HostMounts;
 use super::init_error::{InitResult, with_context};
 use super::overlay_layers::{Layers, open_lower};
 use super::private_root::PrivateRoot;
@@ -75,6 +76,8 @@ struct KeptMount {
 pub(super) struct HostView {
     layers: Layers,
     root: PrivateRoot,
+    /// What was mounted before the sandbox mounted anything.
+    host_mounts: HostMounts,
     overlays: Vec<PrivateDir>,
     /// Directories in the working directory that were put together, the inner ones first.
     assembled: Vec<PrivateDir>,
@@ -90,6 +93,7 @@ impl HostView {
     pub(super) fn set_up(spec: &HostViewSpec) -> InitResult<HostView> {
         let clones: Result<Vec<OwnedFd>, Errno> = spec.real_dirs.iter().map(|dir| clone_mount(dir)).collect();
         let clones = with_context("share a directory with the host", clones)?;
+        let host_mounts = with_context("list the mounts of the host", HostMounts::read())?;
         let host_root = with_context("open the root directory", File::open("/"))?;
         with_context("make the host read-only", make_read_only(&host_root))?;
         let host_memory = with_context("open shared memory", open_lower(Path::new(SHARED_MEMORY)))?;
@@ -100,6 +104,7 @@ impl HostView {
         let mut view = HostView {
             layers,
             root,
+            host_mounts,
             overlays: Vec::new(),
             assembled: Vec::new(),
             mounted_above: Vec::new(),
@@ -156,7 +161,10 @@ impl HostView {
     fn cover(&mut self, dir: PathBuf, depth: usize) -> InitResult<()> {
         let is_near = self.cwd.starts_with(&dir) || dir.starts_with(&self.cwd);
         let host_dir = if depth == 0 { self.root.host_path(&dir) } else { dir.clone() };
-        if (is_near || self.overlays.len() < MAX_OVERLAYS)
+        // The kernel would refuse the overlay, and log each refusal.
+        let can_be_lower = self.host_mounts.inside(&dir).is_none();
+        if can_be_lower
+            && (is_near || self.overlays.len() < MAX_OVERLAYS)
             && let Ok(lower) = open_lower(&host_dir)
             && let Ok(overlay) = self.mount_overlay(dir.clone(), lower)
         {

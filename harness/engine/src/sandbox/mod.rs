@@ -22,6 +22,7 @@ mod fuse_mounts;
 mod handle;
 mod hints;
 mod host_access;
+mod host_mounts;
 mod host_view;
 mod id_map;
 mod inbox;
@@ -69,6 +70,7 @@ pub use handle::{
     connect_to, listen_at,
 };
 pub use host_access::{HostAccess, NetworkAccess, current_dir, unused_top_directory};
+pub use host_mounts::HostMounts;
 pub use init_client::KillSwitch;
 pub use interruption::{fail_if_interrupted, interrupt_sandboxes, is_interrupted};
 pub use mechanisms::doctor;

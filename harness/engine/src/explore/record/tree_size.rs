@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{getegid, geteuid};
 
-use crate::sandbox::is_interrupted;
+use crate::sandbox::{HostMounts, is_interrupted};
 
 /// The size of a directory tree, and whether it can be the lower layer of an overlay.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -85,17 +85,8 @@ impl TreeSize {
 
 /// The first mount point below a directory.
 fn mount_inside(top: &Path) -> Option<OverlayObstacle> {
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
-    let mount_points = mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(unescaped);
-    let inside = mount_points.filter(|mount_point| mount_point.starts_with(top) && mount_point != top);
-    inside.min().map(OverlayObstacle::MountInside)
-}
-
-/// A path of `mountinfo`, in which some characters are written as three octal digits.
-fn unescaped(text: &str) -> PathBuf {
-    let escapes = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];
-    let plain = escapes.iter().fold(text.to_owned(), |text, (escape, plain)| text.replace(escape, plain));
-    PathBuf::from(plain)
+    let inside = HostMounts::read().ok()?.inside(top)?.to_path_buf();
+    Some(OverlayObstacle::MountInside(inside))
 }
 
 #[cfg(test)]
@@ -121,6 +112,5 @@ mod tests {
     fn a_mount_below_is_an_obstacle_and_the_directory_itself_is_none() {
         assert!(matches!(mount_inside(Path::new("/")), Some(OverlayObstacle::MountInside(_))));
         assert_eq!(mount_inside(Path::new("/proc/sys/kernel")), None);
-        assert_eq!(unescaped(r"/mnt/a\040b"), Path::new("/mnt/a b"));
     }
 }
