@@ -48,16 +48,12 @@ fn judge_record(record: &Record, requires_all: bool) -> Result<CommandExit, Unus
         by_scenario.entry(entry.scenario.as_deref().unwrap_or_default()).or_default().push(entry);
     }
     by_scenario.remove("");
-    let ablating = record
-        .entries
-        .iter()
-        .any(|entry| matches!(&entry.event, Event::ScenarioStarted(s) if s.guard_removed.is_some()));
     let counts = TrialCounts::by_scenario(record);
     let mut exits = Vec::new();
     for (id, entries) in &by_scenario {
         let AgainJudged { verdict, differs } =
             judge_scenario(id, entries, counts.get(id).copied().unwrap_or_default())?;
-        let exit = match ablating {
+        let exit = match is_without_guard(entries) {
             true => CommandExit::from_ablation(&verdict),
             false => CommandExit::from_verdict(&verdict),
         };
@@ -128,14 +124,19 @@ fn judge_scenario(
     Ok(AgainJudged { verdict, differs })
 }
 
+/// Whether a guard was removed from the scenario, so that a violation is the good result.
+fn is_without_guard(entries: &[&RecordEntry]) -> bool {
+    let is_start_without =
+        |entry: &&RecordEntry| matches!(&entry.event, Event::ScenarioStarted(s) if s.guard_removed.is_some());
+    entries.iter().any(is_start_without)
+}
+
 /// The verdict on a scenario whose record ends before its own. What was violated stays violated. What else the
 /// run would have said, such as that the harness failed, is not known; nor is what a removed guard would have
 /// let pass.
 fn without_end(judged: Verdict, entries: &[&RecordEntry]) -> Verdict {
-    let is_ablation =
-        |entry: &&RecordEntry| matches!(&entry.event, Event::ScenarioStarted(s) if s.guard_removed.is_some());
     match judged {
-        Verdict::Violated { reasons } if !entries.iter().any(is_ablation) => Verdict::Violated { reasons },
+        Verdict::Violated { reasons } if !is_without_guard(entries) => Verdict::Violated { reasons },
         Verdict::Survived | Verdict::Violated { .. } => {
             Verdict::Inconclusive { why: "the record ends before the verdict".into() }
         }

@@ -126,6 +126,12 @@ pub(crate) struct AblateArgs {
     /// next to the verdict.
     #[arg(long)]
     pub(crate) keep_going: bool,
+    /// Run each scenario also as it is, with all guards
+    ///
+    /// One command then shows that the trainer survives with the guards and what each of them prevents. It needs less
+    /// time than `run` and `ablate`, because the undisturbed runs are shared.
+    #[arg(long)]
+    pub(crate) with_guards: bool,
 }
 
 #[derive(Debug, Clone, Args)]

@@ -85,7 +85,10 @@ fn run_command(command: &CliCommand) -> Result<CommandExit, CliError> {
     match command {
         CliCommand::Run(args) => run::run(args, run::RunMode::Run),
         CliCommand::Explore(args) => explore::run(args),
-        CliCommand::Ablate(args) => run::run(&args.run, run::RunMode::Ablate { keep_going: args.keep_going }),
+        CliCommand::Ablate(args) => run::run(
+            &args.run,
+            run::RunMode::Ablate { keep_going: args.keep_going, with_guards: args.with_guards },
+        ),
         CliCommand::List => list(),
         CliCommand::Check { files } => Ok(check::check(files)),
         CliCommand::Analyze { record, out, require } => {

@@ -39,8 +39,8 @@ pub(crate) enum RunMode {
     /// All guards stay on. A scenario should survive.
     Run,
     /// Each scenario runs once per guard, without it. The scenario should be violated. With `keep_going`, all of its
-    /// trials run, even if the guard is caught already.
-    Ablate { keep_going: bool },
+    /// trials run, even if the guard is caught already. With `with_guards`, each scenario runs also as with `Run`.
+    Ablate { keep_going: bool, with_guards: bool },
 }
 
 impl RunMode {
@@ -49,7 +49,12 @@ impl RunMode {
     }
 
     fn keeps_going(self) -> bool {
-        matches!(self, RunMode::Ablate { keep_going: true })
+        matches!(self, RunMode::Ablate { keep_going: true, .. })
+    }
+
+    /// Whether each scenario runs with all guards.
+    fn has_guards(self) -> bool {
+        matches!(self, RunMode::Run | RunMode::Ablate { with_guards: true, .. })
     }
 }
 
@@ -106,10 +111,9 @@ fn prepare_all(
         if scenario.is_named || args.require.is_some() {
             prepared.required.insert(scenario.scenario.id().to_owned());
         }
-        let guards: Vec<Option<String>> = match mode {
-            RunMode::Run => vec![None],
-            RunMode::Ablate { .. } => scenario.scenario.guards().iter().cloned().map(Some).collect(),
-        };
+        let removed = scenario.scenario.guards().iter().filter(|_| mode.is_ablation()).cloned().map(Some);
+        let guards: Vec<Option<String>> =
+            mode.has_guards().then_some(None).into_iter().chain(removed).collect();
         if guards.is_empty() {
             // It is not run, but a mistake in its files is one all the same.
             scenario_library::check_target(&scenario.scenario, &scenario.source.path)?;
@@ -127,7 +131,7 @@ fn prepare_all(
             if args.no_warm {
                 ready.started.repeat += " --no-warm";
             }
-            if mode.keeps_going() {
+            if mode.keeps_going() && guard.is_some() {
                 ready.started.repeat += " --keep-going";
             }
             prepared.scenarios.push(ready);
@@ -216,9 +220,9 @@ fn exit_of_results(results: &[ScenarioResult], prepared: &PreparedRun) -> Comman
         if result.failure.is_some() {
             return Some(CommandExit::HarnessFailed);
         }
-        match prepared.mode {
-            RunMode::Run => CommandExit::from_verdict(&result.verdict),
-            RunMode::Ablate { .. } => CommandExit::from_ablation(&result.verdict),
+        match result.without_guard {
+            false => CommandExit::from_verdict(&result.verdict),
+            true => CommandExit::from_ablation(&result.verdict),
         }
         .or(is_required.then_some(CommandExit::Inconclusive))
     };
@@ -260,23 +264,31 @@ fn describe_machine(mechanisms: Vec<Mechanism>) -> MachineFacts {
 }
 
 fn print_summary(record: &Record, out_dir: &Path, results: &[ScenarioResult], mode: RunMode) {
-    let count =
-        |matches: fn(&Verdict) -> bool| results.iter().filter(|result| matches(&result.verdict)).count();
-    let survived = count(|verdict| matches!(verdict, Verdict::Survived));
-    let violated = count(|verdict| matches!(verdict, Verdict::Violated { .. }));
-    let inconclusive = count(|verdict| matches!(verdict, Verdict::Inconclusive { .. }));
-    let skipped = count(|verdict| matches!(verdict, Verdict::Skipped { .. }));
-    let (good, bad) = match mode {
-        RunMode::Run => (format!("{survived} survived"), format!("{violated} violated")),
-        RunMode::Ablate { .. } => {
-            let words = count(|verdict| verdict.violation_kind() == Some(ViolationKind::Words));
-            let words = if words > 0 { format!(" ({words} by words only)") } else { String::new() };
-            (format!("{violated} of {} guards caught{words}", results.len()), format!("{survived} missed"))
-        }
+    let (ablated, with_guards): (Vec<&ScenarioResult>, Vec<&ScenarioResult>) =
+        results.iter().partition(|result| result.without_guard);
+    let count = |results: &[&ScenarioResult], matches: fn(&Verdict) -> bool| {
+        results.iter().filter(|result| matches(&result.verdict)).count()
     };
+    let of_all = |matches: fn(&Verdict) -> bool| count(&ablated, matches) + count(&with_guards, matches);
+    let is_survived = |verdict: &Verdict| matches!(verdict, Verdict::Survived);
+    let is_violated = |verdict: &Verdict| matches!(verdict, Verdict::Violated { .. });
+    let mut parts = Vec::new();
+    if mode.has_guards() {
+        let [survived, violated] = [is_survived, is_violated].map(|matches| count(&with_guards, matches));
+        parts.push(format!("{survived} survived, {violated} violated"));
+    }
+    if mode.is_ablation() {
+        let [missed, caught] = [is_survived, is_violated].map(|matches| count(&ablated, matches));
+        let words = count(&ablated, |verdict| verdict.violation_kind() == Some(ViolationKind::Words));
+        let words = if words > 0 { format!(" ({words} by words only)") } else { String::new() };
+        parts.push(format!("{caught} of {} guards caught{words}, {missed} missed", ablated.len()));
+    }
+    let inconclusive = of_all(|verdict| matches!(verdict, Verdict::Inconclusive { .. }));
+    let skipped = of_all(|verdict| matches!(verdict, Verdict::Skipped { .. }));
     let seconds = record.entries.last().map_or(0.0, |entry| entry.at_us as f64 / 1e6);
     print::line(&format!(
-        "\n{good}, {bad}, {inconclusive} inconclusive, {skipped} skipped in {seconds:.1} s"
+        "\n{}, {inconclusive} inconclusive, {skipped} skipped in {seconds:.1} s",
+        parts.join(", ")
     ));
     let totals: TrialTotals = TrialCounts::by_scenario(record).values().collect();
     print::line(&totals.to_string());
@@ -317,7 +329,8 @@ mod tests {
     #[test]
     fn each_set_of_results_has_the_first_of_their_documented_codes() {
         let kinds = result_kinds();
-        for (mode, nth) in [(RunMode::Run, 0), (RunMode::Ablate { keep_going: false }, 1)] {
+        let ablate = RunMode::Ablate { keep_going: false, with_guards: false };
+        for (mode, nth) in [(RunMode::Run, 0), (ablate, 1)] {
             for set in 0..1_usize << kinds.len() {
                 let chosen: Vec<&ResultKind> = kinds
                     .iter()
@@ -329,6 +342,7 @@ mod tests {
                     .iter()
                     .map(|kind| ScenarioResult {
                         id: "aa-01".into(),
+                        without_guard: mode.is_ablation(),
                         verdict: kind.verdict.clone(),
                         planned: None,
                         failure: kind.failure.clone(),

@@ -36,14 +36,15 @@ struct RunningScenario {
 pub(crate) struct RunDisplay {
     bar: Option<ProgressBar>,
     running: Mutex<BTreeMap<String, RunningScenario>>,
-    /// Whether guards are removed, so that a violation is the good result.
-    ablating: bool,
+    /// Width of the words for a verdict.
+    label_width: usize,
 }
 
 impl RunDisplay {
+    /// `ablating`: whether guards are removed from some scenarios.
     pub(crate) fn new(scenarios: usize, ablating: bool) -> RunDisplay {
         let bar = std::io::stderr().is_terminal().then(|| progress_bar(scenarios as u64));
-        RunDisplay { bar, running: Mutex::default(), ablating }
+        RunDisplay { bar, running: Mutex::default(), label_width: if ablating { 20 } else { 13 } }
     }
 
     fn print_line(&self, text: &str) {
@@ -73,7 +74,8 @@ impl RunDisplay {
 
     fn on_judged(&self, id: &str, verdict: &Verdict, seconds: f64) {
         let scenario = self.running.locked().remove(id).unwrap_or_default();
-        let (mark, label) = verdict_label(verdict, self.ablating);
+        let without_guard = scenario.guard_removed.is_some();
+        let (mark, label) = verdict_label(verdict, without_guard);
         let guard =
             scenario.guard_removed.as_ref().map(|guard| format!("  without {guard}")).unwrap_or_default();
         let trials =
@@ -83,9 +85,9 @@ impl RunDisplay {
         self.print_line(&format!(
             "{mark} {id:<9} {label:<width$} {seconds:>6.1} s{trials}{guard}  {}",
             scenario.title,
-            width = if self.ablating { 20 } else { 13 }
+            width = self.label_width
         ));
-        scenario.notes.lines(verdict, self.ablating).iter().for_each(|line| self.print_line(line));
+        scenario.notes.lines(verdict, without_guard).iter().for_each(|line| self.print_line(line));
         if let Some(starts) = &scenario.starts {
             self.print_line(&format!("            {}", reports::clean(&starts.to_string())));
         }

@@ -1,5 +1,5 @@
 //! One test for each shipped scenario, and one for each shipped scenario that has guards: it must be violated
-//! without them. Tests that this machine cannot run are listed as ignored, with the reason.
+//! without them. One command runs them all. Tests that this machine cannot run are listed as ignored, with the reason.
 //!
 //! `cargo test -p trainwreck --test scenarios -- fs-01` runs one scenario.
 
@@ -24,34 +24,39 @@ use tempfile::TempDir;
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let (run, ablate) = (LibraryRun::new("run"), LibraryRun::new("ablate"));
-    let (mut with_guards, mut without_guards) = (Vec::new(), Vec::new());
+    let library = Arc::new(LibraryRun::default());
+    let mut trials = Vec::new();
     for scenario in shipped_scenarios() {
         let needs: Vec<Need> = needed_mechanisms(&scenario).into_iter().map(Need::Mechanism).collect();
         let missing = missing(&needs).or_else(|| missing_file(&scenario));
         let id = scenario.id();
-        let trial = run.trial(&arguments, format!("{id}_is_survived"), id, missing.as_deref());
-        with_guards.push(trial);
+        let name = format!("{id}_is_survived");
+        trials.push(library.trial(&arguments, name, id, Guards::All, missing.as_deref()));
         if !scenario.guards().is_empty() {
             let name = format!("{id}_is_violated_without_its_guards");
-            without_guards.push(ablate.trial(&arguments, name, id, missing.as_deref()));
+            trials.push(library.trial(&arguments, name, id, Guards::OneRemoved, missing.as_deref()));
         }
     }
-    // The first two trials run one command each, at the same time. The others read what these found.
-    let rest = without_guards.split_off(1.min(without_guards.len()));
-    let trials: Vec<Trial> = without_guards.into_iter().chain(with_guards).chain(rest).collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
-/// Space in memory that the trials of both commands may need.
+/// Space in memory that the trials of the command may need.
 const NEEDED_BYTES_IN_MEMORY: u64 = 8 << 30;
 
+/// Whether a scenario ran as it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Guards {
+    All,
+    /// Once for each guard, without it.
+    OneRemoved,
+}
+
 /// One invocation of the command for all scenarios of which a trial is selected. It runs them side by side, and
-/// they share baselines. The first trial starts it.
+/// they share baselines. The first trial starts it, and the others read what it found.
+#[derive(Default)]
 struct LibraryRun {
-    verb: &'static str,
     /// The scenarios that it runs.
-    ids: Mutex<Vec<String>>,
+    ids: Mutex<BTreeSet<String>>,
     outcome: OnceLock<LibraryOutcome>,
 }
 
@@ -70,23 +75,20 @@ struct NamedVerdict {
 }
 
 impl LibraryRun {
-    fn new(verb: &'static str) -> Arc<LibraryRun> {
-        Arc::new(LibraryRun { verb, ids: Mutex::default(), outcome: OnceLock::new() })
-    }
-
     /// The trial of one scenario. If the arguments select it, the command runs the scenario.
     fn trial(
         self: &Arc<Self>,
         arguments: &Arguments,
         name: String,
         id: &str,
+        guards: Guards,
         missing: Option<&str>,
     ) -> Trial {
         let (library, own_id) = (Arc::clone(self), id.to_owned());
-        let trial = trial(name, missing, move || library.check(&own_id));
+        let trial = trial(name, missing, move || library.check(&own_id, guards));
         let is_run = missing.is_none() || arguments.ignored || arguments.include_ignored;
         if is_run && !arguments.is_filtered_out(&trial) {
-            self.ids.lock().unwrap().push(id.to_owned());
+            self.ids.lock().unwrap().insert(id.to_owned());
         }
         trial
     }
@@ -95,9 +97,9 @@ impl LibraryRun {
         let dir = tempfile::tempdir().unwrap();
         let out = dir.path().join("out");
         let ids = self.ids.lock().unwrap();
-        // Two commands run at the same time.
-        let jobs = (std::thread::available_parallelism().map_or(1, usize::from) + 1).to_string();
-        let mut arguments = vec![self.verb, "--jobs", &jobs, "--out", out.to_str().unwrap()];
+        // Nothing else runs meanwhile.
+        let jobs = (3 * std::thread::available_parallelism().map_or(1, usize::from)).to_string();
+        let mut arguments = vec!["ablate", "--with-guards", "--jobs", &jobs, "--out", out.to_str().unwrap()];
         arguments.extend(ids.iter().map(String::as_str));
         let in_memory = dir_in_memory();
         let mut command = Command::new(TRAINWRECK);
@@ -114,28 +116,41 @@ impl LibraryRun {
         LibraryOutcome { is_success: output.status.success(), verdicts: named.collect(), text }
     }
 
-    fn check(&self, id: &str) -> Result<(), Failed> {
+    fn check(&self, id: &str, guards: Guards) -> Result<(), Failed> {
         let LibraryOutcome { is_success, verdicts, text } = self.outcome.get_or_init(|| self.run());
-        let is_expected = |verdict: &Verdict| match verdict {
-            Verdict::Survived => self.verb == "run",
-            Verdict::Violated { .. } => self.verb == "ablate",
-            Verdict::Inconclusive { .. } | Verdict::Skipped { .. } => false,
-        };
-        let is_own = |named: &&NamedVerdict| named.name.split(' ').next() == Some(id);
-        let own: Vec<&NamedVerdict> = verdicts.iter().filter(is_own).collect();
-        let unexpected: Vec<_> = own.iter().filter(|named| !is_expected(&named.verdict)).collect();
+        let verb = if guards == Guards::All { "run" } else { "ablate" };
+        let own: Vec<_> =
+            verdicts.iter().filter(|named| named.id() == id && named.guards() == guards).collect();
         if own.is_empty() {
-            return Err(format!("`{}` gave no verdict on {id}: {text}", self.verb).into());
+            return Err(format!("there is no verdict on {id}: {text}").into());
         }
-        if let Some(first) = unexpected.first() {
+        if let Some(first) = own.iter().find(|named| !named.is_expected()) {
             let NamedVerdict { name, verdict } = first;
-            return Err(format!("{name}: {verdict:?}\nrepeat: trainwreck {} {id}", self.verb).into());
+            return Err(format!("{name}: {verdict:?}\nrepeat: trainwreck {verb} {id}").into());
         }
         // The exit is that of the worst scenario: it tells something only if no verdict explains it.
-        if !is_success && verdicts.iter().all(|named| is_expected(&named.verdict)) {
+        if !is_success && verdicts.iter().all(NamedVerdict::is_expected) {
             return Err(format!("every verdict is right, but the exit: {text}").into());
         }
         Ok(())
+    }
+}
+
+impl NamedVerdict {
+    fn id(&self) -> &str {
+        self.name.split(' ').next().unwrap_or_default()
+    }
+
+    fn guards(&self) -> Guards {
+        if self.name.contains(' ') { Guards::OneRemoved } else { Guards::All }
+    }
+
+    fn is_expected(&self) -> bool {
+        match &self.verdict {
+            Verdict::Survived => self.guards() == Guards::All,
+            Verdict::Violated { .. } => self.guards() == Guards::OneRemoved,
+            Verdict::Inconclusive { .. } | Verdict::Skipped { .. } => false,
+        }
     }
 }
 

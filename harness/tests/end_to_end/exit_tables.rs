@@ -280,6 +280,30 @@ fn of_several_verdicts_the_first_code_counts_and_analyze_agrees() {
     workplace.check(&["analyze", "missed"], 1);
     workplace.check(&["ablate", &missed, &survived, &inconclusive, "--out", "both"], 1);
     workplace.check(&["run", &survived, "--trial", "9", "--out", "trial"], 2);
+    // With and without the guard in one command: the first code of both counts.
+    let files = [(&survived, [0, 0]), (&violated, [1, 0]), (&inconclusive, [3, 3]), (&missed, [0, 1])];
+    for selection in 1..1_usize << files.len() {
+        let chosen: Vec<_> = files.iter().enumerate().filter(|(bit, _)| selection >> bit & 1 == 1).collect();
+        let codes: Vec<[i32; 2]> = chosen.iter().map(|(_, (_, codes))| *codes).collect();
+        let names: Vec<&str> = chosen.iter().map(|(_, (name, _))| name.as_str()).collect();
+        let out = format!("both-{selection}");
+        let expected = first_of(codes.as_flattened());
+        let text =
+            workplace.check(&[&["ablate", "--with-guards"], &names[..], &["--out", &out]].concat(), expected);
+        let with = |code| codes.iter().filter(|[with, _]| *with == code).count();
+        let without = |code| codes.iter().filter(|[_, without]| *without == code).count();
+        let summary = format!(
+            "{} survived, {} violated, {} of {} guards caught, {} missed, {} inconclusive, 0 skipped",
+            with(0),
+            with(1),
+            without(0),
+            codes.len(),
+            without(1),
+            with(3) + without(3),
+        );
+        assert!(text.contains(&summary), "{summary}: {text}");
+        workplace.check(&["analyze", &out], expected);
+    }
 }
 
 /// The exit code of `analyze` for a text in the place of a record.

@@ -78,6 +78,8 @@ pub struct Suite<'a> {
 pub struct ScenarioResult {
     /// The scenario's id.
     pub id: String,
+    /// Whether a guard was removed, so that a violation is the good result.
+    pub without_guard: bool,
     /// Its verdict.
     pub verdict: Verdict,
     /// Its trials. `None` if it did not get that far.
@@ -150,7 +152,9 @@ fn run_scenario(
     let JudgedScenario { verdict, planned, interrupted } = judged;
     let seconds = reporter.elapsed_s() - started_s;
     reporter.emit(Event::Judged { verdict: verdict.clone(), seconds });
-    ScenarioResult { id: prepared.scenario.id().to_owned(), verdict, planned, failure, interrupted, seconds }
+    let id = prepared.scenario.id().to_owned();
+    let without_guard = prepared.started.guard_removed.is_some();
+    ScenarioResult { id, without_guard, verdict, planned, failure, interrupted, seconds }
 }
 
 /// A verdict, and the trials that it is about.
