@@ -1,5 +1,5 @@
-//! README and docs against the command: every option and verb that they print exists, every scenario and target file in them
-//! is valid, and the README's first example gives the output that is printed there.
+//! README and docs against the command: every option and verb that they print exists, as does every package and target
+//! that they give to cargo, every scenario and target file in them is valid, and the README's first example gives the output that is printed there.
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first thing that is not as it should be")]
 
@@ -7,7 +7,7 @@
 #[macro_use]
 mod support;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::{Command, ExitCode};
 
 use scenarios::{Scenario, TargetFile};
@@ -20,6 +20,7 @@ fn main() -> ExitCode {
         every_scenario_and_target_file_in_the_documents_is_valid,
         every_link_in_the_documents_leads_to_a_file,
         an_unknown_option_in_a_document_is_noticed,
+        every_package_and_target_for_cargo_in_the_documents_exists,
     ];
     trials.extend(trials![
         missing(GATE.iter().chain([&Need::Program("python3")]));
@@ -33,7 +34,8 @@ fn documents() -> Vec<(String, String)> {
     let docs = std::fs::read_dir(workspace().join("docs")).unwrap();
     let docs = docs.map(|entry| format!("docs/{}", entry.unwrap().file_name().to_string_lossy()));
     let mut names: Vec<String> = docs.filter(|name| name.ends_with(".md")).collect();
-    names.extend(["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"].map(str::to_owned));
+    let others = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "harness/simgpu/README.md"];
+    names.extend(others.map(str::to_owned));
     names.sort();
     names
         .into_iter()
@@ -52,10 +54,17 @@ fn code_blocks(text: &str) -> Vec<(&str, &str)> {
 
 /// Commands of a document's code blocks and code spans that call `trainwreck`: the words of each.
 fn commands(text: &str) -> Vec<Vec<String>> {
+    words_after(
+        text,
+        &["trainwreck ", "$ trainwreck ", "cargo run --release -- ", "$ cargo run --release -- "],
+    )
+}
+
+/// Commands of a document's code blocks and code spans that begin in one of these ways: the words after it.
+fn words_after(text: &str, starts: &[&str]) -> Vec<Vec<String>> {
     let joined = text.replace("\\\n", " ");
     let blocks = code_blocks(&joined).into_iter().flat_map(|(_, block)| block.lines()).map(str::to_owned);
-    let spans = joined.split('`').skip(1).step_by(2).map(|span| span.replace("\\|", "|"));
-    let starts = ["trainwreck ", "$ trainwreck ", "cargo run --release -- ", "$ cargo run --release -- "];
+    let spans = joined.split('`').skip(1).step_by(2).map(|span| span.replace("\\|", "|").replace('\n', " "));
     blocks
         .chain(spans)
         .filter_map(|line| {
@@ -109,6 +118,69 @@ fn an_unknown_option_in_a_document_is_noticed() {
         commands("text\n\n```console\n$ trainwreck run --sed 1 fs-01\n```\n\nRun `trainwreck prof fs-01`.\n");
     let mistakes: Vec<_> = found.iter().filter_map(|command| mistake(command)).collect();
     assert_eq!(mistakes, ["no option `--sed`", "no verb `prof`"], "{found:?}");
+}
+
+/// What cargo knows of the workspace.
+struct Packages {
+    /// The targets of each package.
+    targets: BTreeMap<String, BTreeSet<String>>,
+    /// The packages that a command without `-p` and `--workspace` is about.
+    default: BTreeSet<String>,
+}
+
+impl Packages {
+    fn read() -> Packages {
+        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+        cargo.current_dir(workspace()).args(["metadata", "--no-deps", "--offline", "--format-version", "1"]);
+        let metadata: serde_json::Value = serde_json::from_slice(&cargo.output().unwrap().stdout).unwrap();
+        let list = |value: &serde_json::Value| value.as_array().unwrap().clone();
+        let name = |value: &serde_json::Value| value["name"].as_str().unwrap().to_owned();
+        let default_ids = list(&metadata["workspace_default_members"]);
+        let packages = list(&metadata["packages"]);
+        let default = packages.iter().filter(|package| default_ids.contains(&package["id"])).map(name);
+        let targets = packages
+            .iter()
+            .map(|package| (name(package), list(&package["targets"]).iter().map(name).collect()));
+        Packages { targets: targets.collect(), default: default.collect() }
+    }
+
+    /// What is wrong with the words after `cargo`: a package does not exist, or a target is in none of the packages that
+    /// the command is about.
+    fn mistake(&self, words: &[String]) -> Option<String> {
+        let value_of = |options: &[&str]| {
+            let option = words.iter().position(|word| options.contains(&word.as_str()))?;
+            words.get(option + 1)
+        };
+        let package = value_of(&["-p", "--package"]);
+        if let Some(package) = package.filter(|package| !self.targets.contains_key(*package)) {
+            return Some(format!("no package `{package}`"));
+        }
+        let is_about = |name: &String| match package {
+            Some(package) => name == package,
+            None => words.iter().any(|word| word == "--workspace") || self.default.contains(name),
+        };
+        let target = value_of(&["--test", "--bench", "--example", "--bin"])?;
+        let mut about = self.targets.iter().filter(|(name, _)| is_about(name));
+        (!about.any(|(_, targets)| targets.contains(target))).then(|| format!("no target `{target}`"))
+    }
+}
+
+fn every_package_and_target_for_cargo_in_the_documents_exists() {
+    let packages = Packages::read();
+    let mut seen = 0;
+    for (name, text) in documents() {
+        for command in words_after(&text, &["cargo ", "$ cargo "]) {
+            seen += 1;
+            assert_eq!(packages.mistake(&command), None, "{name}: cargo {command:?}");
+        }
+    }
+    assert!(seen > 15, "the documents show commands for cargo: {seen}");
+    let text =
+        "`cargo test --test cuda`, `cargo test -p target-trainer --test\ncuda` and `cargo build -p trainer`";
+    let found = words_after(text, &["cargo "]);
+    let mistakes: Vec<_> = found.iter().map(|words| packages.mistake(words)).collect();
+    let expected = [Some("no target `cuda`".to_owned()), None, Some("no package `trainer`".to_owned())];
+    assert_eq!(mistakes, expected);
 }
 
 fn every_scenario_and_target_file_in_the_documents_is_valid() {
