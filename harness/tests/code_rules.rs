@@ -1,7 +1,10 @@
 //! Holds the rules for code: errors are typed, functions are short and take no tuples, unsafe code says why,
-//! and crates that need no unsafe code forbid it. Works on the text of the files; macros are not expanded.
+//! and crates that need no unsafe code forbid it. Nothing lies at the top of the repository by mistake. Works on the text of the files; macros are not expanded.
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first file that it cannot read")]
+
+use std::collections::BTreeSet;
+use std::process::Command;
 
 #[path = "support/sources.rs"]
 mod sources;
@@ -14,6 +17,26 @@ const MAX_FUNCTION_LINES: usize = 70;
 /// The crate roots that forbid unsafe code.
 const FORBID_UNSAFE: [&str; 4] =
     ["harness/src/main.rs", "harness/simgpu/words/src/lib.rs", "scenarios/src/lib.rs", "reports/src/lib.rs"];
+
+/// What is committed at the top of the repository.
+const TOP_ENTRIES: [&str; 16] = [
+    ".ci",
+    ".gitignore",
+    "ARCHITECTURE.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "Cargo.lock",
+    "Cargo.toml",
+    "README.md",
+    "clippy.toml",
+    "docs",
+    "fuzz",
+    "harness",
+    "reports",
+    "rustfmt.toml",
+    "scenarios",
+    "target-trainer",
+];
 
 /// A function's signature in the code: what stands between its name and its block or semicolon.
 struct Signature<'a> {
@@ -414,4 +437,23 @@ fn safety_comments_that_only_point_elsewhere_are_found() {
     let good = "// SAFETY: the pointer is from `Box::into_raw`, and nobody\n// else has it.\n\
                 // SAFETY: fd is\n// open as above.\nlet text = \"SAFETY: as above\";";
     assert_eq!(empty_safety_comments_in(good), []);
+}
+
+/// What git has, at the top. `None`: this is no checkout, or there is no git.
+fn top_entries() -> Option<BTreeSet<String>> {
+    let arguments = ["ls-files", "--cached"];
+    let listed = Command::new("git").current_dir(workspace()).args(arguments).output().ok()?;
+    let text = String::from_utf8_lossy(&listed.stdout).into_owned();
+    let top = |path: &str| path.split('/').next().unwrap_or_default().trim_matches('"').to_owned();
+    listed.status.success().then(|| text.lines().map(top).collect())
+}
+
+#[test]
+fn nothing_else_lies_at_the_top_of_the_repository() {
+    // In a package without git, nothing can be committed by mistake.
+    let Some(found) = top_entries() else { return };
+    let known: BTreeSet<String> = TOP_ENTRIES.map(str::to_owned).into();
+    let other: Vec<_> = found.difference(&known).collect();
+    assert!(other.is_empty(), "left behind by a script? otherwise add it to TOP_ENTRIES: {other:?}");
+    assert!(found.len() > 10, "git lists the files: {found:?}");
 }

@@ -31,10 +31,11 @@ fn main() -> ExitCode {
         let missing = missing(&needs).or_else(|| missing_file(&scenario));
         let id = scenario.id();
         let name = format!("{id}_is_survived");
-        trials.push(library.trial(&arguments, name, id, Guards::All, missing.as_deref()));
+        trials.push(library.trial(&arguments, name, id, Expected::SURVIVED, missing.as_deref()));
         if !scenario.guards().is_empty() {
             let name = format!("{id}_is_violated_without_its_guards");
-            trials.push(library.trial(&arguments, name, id, Guards::OneRemoved, missing.as_deref()));
+            let expected = Expected { guards: Guards::OneRemoved, verdicts: scenario.guards().len() };
+            trials.push(library.trial(&arguments, name, id, expected, missing.as_deref()));
         }
     }
     libtest_mimic::run(&arguments, trials).exit_code()
@@ -49,6 +50,17 @@ enum Guards {
     All,
     /// Once for each guard, without it.
     OneRemoved,
+}
+
+/// What there must be of a scenario.
+#[derive(Clone, Copy)]
+struct Expected {
+    guards: Guards,
+    verdicts: usize,
+}
+
+impl Expected {
+    const SURVIVED: Expected = Expected { guards: Guards::All, verdicts: 1 };
 }
 
 /// One invocation of the command for all scenarios of which a trial is selected. It runs them side by side, and
@@ -81,11 +93,11 @@ impl LibraryRun {
         arguments: &Arguments,
         name: String,
         id: &str,
-        guards: Guards,
+        expected: Expected,
         missing: Option<&str>,
     ) -> Trial {
         let (library, own_id) = (Arc::clone(self), id.to_owned());
-        let trial = trial(name, missing, move || library.check(&own_id, guards));
+        let trial = trial(name, missing, move || library.check(&own_id, expected));
         let is_run = missing.is_none() || arguments.ignored || arguments.include_ignored;
         if is_run && !arguments.is_filtered_out(&trial) {
             self.ids.lock().unwrap().insert(id.to_owned());
@@ -116,13 +128,14 @@ impl LibraryRun {
         LibraryOutcome { is_success: output.status.success(), verdicts: named.collect(), text }
     }
 
-    fn check(&self, id: &str, guards: Guards) -> Result<(), Failed> {
+    fn check(&self, id: &str, expected: Expected) -> Result<(), Failed> {
         let LibraryOutcome { is_success, verdicts, text } = self.outcome.get_or_init(|| self.run());
+        let Expected { guards, verdicts: count } = expected;
         let verb = if guards == Guards::All { "run" } else { "ablate" };
         let own: Vec<_> =
             verdicts.iter().filter(|named| named.id() == id && named.guards() == guards).collect();
-        if own.is_empty() {
-            return Err(format!("there is no verdict on {id}: {text}").into());
+        if own.len() != count {
+            return Err(format!("{} verdicts on {id} instead of {count}: {text}", own.len()).into());
         }
         if let Some(first) = own.iter().find(|named| !named.is_expected()) {
             let NamedVerdict { name, verdict } = first;
